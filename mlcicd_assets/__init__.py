@@ -1,0 +1,1 @@
+"""Continuous delivery of machine-learning models as Dagster assets."""

@@ -1,0 +1,1 @@
+"""One folder a model: defs.yaml and README.md."""

@@ -1,0 +1,1 @@
+"""Adapters to tables, registry, releases and ledger; no Dagster."""

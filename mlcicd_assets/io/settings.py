@@ -1,0 +1,94 @@
+"""Whatever differs by environment, read once from MLCICD_* variables and checked."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mlcicd_assets.ml.errors import SettingsError
+
+DEFAULT_ENDPOINT = "http://127.0.0.1:8900"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Locations and secrets of this environment; `token` never shows in a repr."""
+
+    home: Path
+    lake: str
+    ledger_url: str
+    tracking_uri: str
+    artifact_root: str
+    releases: Path
+    endpoints: tuple[str, ...]
+    defs: Path | None
+    token: str | None = field(repr=False)
+
+    @property
+    def landing(self) -> Path:
+        """Root of the landing folders."""
+        return self.home / "landing"
+
+    @property
+    def values(self) -> Path:
+        """Where the values between assets are kept as JSON."""
+        return self.home / "values"
+
+    @staticmethod
+    def from_env(env: Mapping[str, str] | None = None) -> "Settings":
+        """Read and check every variable.
+
+        Raises:
+            SettingsError: a value cannot be used; the message names the variable.
+        """
+        env = os.environ if env is None else env
+        home = Path(_text(env, "MLCICD_HOME", "data")).expanduser().resolve()
+        defs = _text(env, "MLCICD_DEFS", "")
+        return Settings(
+            home=home,
+            lake=_text(env, "MLCICD_LAKE", str(home / "lake")).rstrip("/"),
+            ledger_url=_database(env, "MLCICD_LEDGER_URL", f"sqlite:///{home / 'ledger.db'}"),
+            tracking_uri=_text(env, "MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}"),
+            artifact_root=(home / "mlflow-artifacts").as_uri(),
+            releases=Path(_text(env, "MLCICD_RELEASES", str(home / "releases"))).resolve(),
+            endpoints=_endpoints(env),
+            defs=_folder("MLCICD_DEFS", defs) if defs else None,
+            token=env.get("MLCICD_TOKEN") or None,
+        )
+
+
+def _text(env: Mapping[str, str], name: str, default: str) -> str:
+    value = env.get(name, default)
+    if name in env and not value.strip():
+        raise SettingsError(f"{name} is set but empty: unset it, or give it a value")
+    return value
+
+
+def _database(env: Mapping[str, str], name: str, default: str) -> str:
+    url = _text(env, name, default)
+    if not url.startswith(("sqlite:///", "postgresql+psycopg2://", "postgresql://")):
+        raise SettingsError(
+            f"{name} must be sqlite:///PATH or postgresql+psycopg2://..., not a "
+            f"'{url.split(':', 1)[0]}' address"
+        )
+    return url
+
+
+def _endpoints(env: Mapping[str, str]) -> tuple[str, ...]:
+    text = _text(env, "MLCICD_ENDPOINTS", DEFAULT_ENDPOINT)
+    urls = tuple(part.strip().rstrip("/") for part in text.split(",") if part.strip())
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise SettingsError(f"MLCICD_ENDPOINTS: '{url}' is not an http(s)://host:port address")
+    if not urls:
+        raise SettingsError("MLCICD_ENDPOINTS names no server: give http://host:port")
+    return urls
+
+
+def _folder(name: str, value: str) -> Path:
+    path = Path(value).expanduser().resolve()
+    if not path.is_dir():
+        raise SettingsError(f"{name}: there is no folder {path}")
+    return path

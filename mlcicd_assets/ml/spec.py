@@ -1,0 +1,272 @@
+"""`PipelineSpec`: the complete description of one model, as written in its defs.yaml."""
+
+import re
+from datetime import date
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Column = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,62}$")]
+TablePath = Annotated[str, Field(min_length=1, max_length=500)]
+OnBreak = Literal["quarantine", "fail"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+# What the plain-array scorer can reproduce exactly (ml/export.py); anything else is refused here.
+Estimator = Literal[
+    "HistGradientBoostingClassifier",
+    "RandomForestClassifier",
+    "ExtraTreesClassifier",
+    "DecisionTreeClassifier",
+    "LogisticRegression",
+]
+
+
+class Frozen(BaseModel):
+    """Base of every part of a spec: immutable, and unknown fields are mistakes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(Frozen):
+    """Where rows come from: a landing folder, or a Delta table that others write.
+
+    A relative `landing` is a folder below `$MLCICD_HOME/landing`, a relative `table` one
+    below `$MLCICD_LAKE`.
+    """
+
+    landing: Name | None = None
+    table: TablePath | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.landing is None) == (self.table is None):
+            raise ValueError("give exactly one of 'landing' (a folder of files) or 'table'")
+        return self
+
+
+class TimeColumn(Frozen):
+    """The event time: stored as UTC microseconds whatever its form on arrival."""
+
+    column: Column
+    format: str = Field(
+        default="iso",
+        description="'iso', 'epoch_s', 'epoch_ms', or a strptime pattern for text columns.",
+    )
+    zone: str = Field(default="UTC", description="Zone of times that carry none.")
+
+
+class Label(Frozen):
+    """What is predicted, and from when on it may be believed."""
+
+    column: Column
+    positive: str | int | bool = Field(default=1, description="The value that means 'yes'.")
+    source: Source | None = Field(
+        default=None, description="A table or folder of its own: key, label, known_at."
+    )
+    known_at: Column = Field(default="known_at", description="Only with a source of its own.")
+    matures_after_days: int = Field(
+        default=0, ge=0, description="Age of a row from which its label counts as final."
+    )
+    absent: Literal["unknown", "negative"] = Field(
+        default="unknown", description="What a mature row without a label is."
+    )
+
+
+class ContractColumn(Frozen):
+    """One column of the raw data, and what its values must meet."""
+
+    type: Literal["integer", "number", "boolean", "string", "timestamp"]
+    nullable: bool = False
+    min: float | None = None
+    max: float | None = None
+    categories: tuple[str, ...] | None = None
+    on_break: OnBreak = "quarantine"
+
+
+class RowRule(Frozen):
+    """A condition across columns, as an SQL expression that is true for a good row."""
+
+    name: Name
+    check: str = Field(min_length=1)
+    on_break: OnBreak = "quarantine"
+
+
+class RowCount(Frozen):
+    """Bounds for the rows of one batch: a landing file, or a pinned table version."""
+
+    min: int = Field(default=1, ge=0)
+    max: int = Field(default=100_000_000, ge=1)
+
+
+class Contract(Frozen):
+    """What raw data must look like; each rule quarantines the row or fails the batch."""
+
+    columns: dict[Column, ContractColumn] = Field(min_length=1)
+    rules: tuple[RowRule, ...] = ()
+    unique_key: OnBreak = Field(
+        default="quarantine", description="What a repeated key does; the first row is kept."
+    )
+    rows: RowCount = RowCount()
+
+
+class Windows(Frozen):
+    """Statistics of an entity's past days, the row itself included when there is no delay.
+
+    A window of d days at time t covers (t - delay - d, t - delay]. `label_rate` counts only
+    labels known `delay_days` after their row, so nothing from after t is ever seen.
+    """
+
+    entity: Column
+    days: tuple[Annotated[int, Field(ge=1, le=3650)], ...] = Field(min_length=1)
+    stats: tuple[Literal["count", "mean", "label_rate"], ...] = Field(min_length=1)
+    of: Column | None = Field(default=None, description="The column that 'mean' averages.")
+    delay_days: int = Field(default=0, ge=0)
+    served: Literal["request"] = Field(
+        default="request", description="How it reaches the server: the caller sends it."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if ("mean" in self.stats) != (self.of is not None):
+            raise ValueError("'of' names the column for 'mean': give both or neither")
+        if "label_rate" in self.stats and self.delay_days == 0:
+            raise ValueError("'label_rate' needs delay_days: labels arrive late")
+        return self
+
+
+class Features(Frozen):
+    """What the model sees: raw columns, calendar parts and per-entity windows."""
+
+    columns: tuple[Column, ...] = ()
+    calendar: tuple[Literal["hour", "weekday", "month", "weekend", "night"], ...] = ()
+    windows: tuple[Windows, ...] = ()
+
+
+class Split(Frozen):
+    """Time-ordered: training days, a gap of the label's maturity, then the holdout days."""
+
+    holdout_days: int = Field(ge=1)
+    train_days: int | None = Field(default=None, ge=1, description="Default: all before the gap.")
+    holdout_from: date | None = Field(
+        default=None, description="Fixed first holdout day; default: the last mature days."
+    )
+    drop_known_positive: Column | None = Field(
+        default=None,
+        description="Drop holdout rows of an entity whose positive label was known by that day.",
+    )
+
+
+class Training(Frozen):
+    """The estimator and all that decides what it learns."""
+
+    estimator: Estimator
+    parameters: dict[str, Any] = {}
+    seed: int = 0
+    threshold_slice: float = Field(
+        default=0.2, gt=0, lt=0.9, description="Last share of the training rows, for the threshold."
+    )
+
+    @model_validator(mode="after")
+    def _no_reserved(self) -> Self:
+        taken = {"random_state", "n_jobs"} & set(self.parameters)
+        if taken:
+            raise ValueError(f"{sorted(taken)} are set by 'seed' and the environment: remove them")
+        return self
+
+
+class EntityPrecision(Frozen):
+    """Precision among the k highest-scored entities of each day (card precision@k)."""
+
+    entity: Column
+    k: int = Field(ge=1)
+
+
+class Evaluation(Frozen):
+    """Metrics beside the standard ones."""
+
+    entity_precision: EntityPrecision | None = None
+
+
+class FeatureGate(Frozen):
+    """Sanity of the feature table."""
+
+    max_null_share: Share = 0.2
+    may_be_constant: tuple[str, ...] = ()
+
+
+class ChampionGate(Frozen):
+    """Paired comparison with the live model on the same holdout rows."""
+
+    metric: Literal["average_precision", "roc_auc"] = "average_precision"
+    margin: float = Field(default=0.02, ge=0, description="How much worse is beyond doubt worse.")
+    resamples: int = Field(default=200, ge=50, le=10_000)
+    min_positives: int = Field(default=20, ge=1)
+
+
+class Gates(Frozen):
+    """The policy: what every candidate must pass. Its digest binds each verdict."""
+
+    max_quarantined_share: Share = 0.01
+    features: FeatureGate = FeatureGate()
+    floors: dict[str, float] = Field(min_length=1, description="Metric name: lowest allowed value.")
+    champion: ChampionGate = ChampionGate()
+
+
+class PipelineSpec(Frozen):
+    """One model, completely: from its source to its gates."""
+
+    name: Name
+    description: str = Field(min_length=1)
+    owners: tuple[str, ...] = Field(min_length=1, description="E-mail addresses or 'team:name'.")
+    source: Source
+    key: tuple[Column, ...] = Field(min_length=1)
+    time: TimeColumn
+    label: Label
+    contract: Contract
+    features: Features
+    split: Split
+    training: Training
+    evaluation: Evaluation = Evaluation()
+    gates: Gates
+    schedule: str | None = Field(default=None, description="Cron, UTC. Default: sensor only.")
+
+    @model_validator(mode="after")
+    def _columns_exist(self) -> Self:
+        known = set(self.contract.columns)
+        for where, column in self._named_columns():
+            if column not in known:
+                raise ValueError(
+                    f"{where} names column '{column}', which contract.columns does not describe; "
+                    f"it has: {', '.join(sorted(known))}"
+                )
+        for owner in self.owners:
+            if not re.fullmatch(r"team:[A-Za-z0-9_-]+|[^@\s]+@[^@\s]+\.[^@\s]+", owner):
+                raise ValueError(f"owner '{owner}' must be an e-mail address or 'team:name'")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_templates(cls, data: object) -> object:
+        if "{{" in repr(data):
+            raise ValueError(
+                "templates such as {{ env.X }} are not substituted here: keep the environment out "
+                "of defs.yaml and use the MLCICD_* variables"
+            )
+        return data
+
+    def _named_columns(self) -> list[tuple[str, str]]:
+        named = [("key", column) for column in self.key]
+        named.append(("time", self.time.column))
+        if self.label.source is None:
+            named.append(("label", self.label.column))
+        named += [("features.columns", column) for column in self.features.columns]
+        for windows in self.features.windows:
+            named.append(("features.windows.entity", windows.entity))
+            if windows.of is not None:
+                named.append(("features.windows.of", windows.of))
+        if self.split.drop_known_positive is not None:
+            named.append(("split.drop_known_positive", self.split.drop_known_positive))
+        if self.evaluation.entity_precision is not None:
+            named.append(("evaluation.entity_precision", self.evaluation.entity_precision.entity))
+        return named

@@ -1,0 +1,103 @@
+"""The small frozen values that assets hand on; each names exactly what it was made from."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Outcome = Literal["released", "kept", "blocked"]
+
+
+@dataclass(frozen=True)
+class TableVersion:
+    """One immutable state of a Delta table; `fingerprint` is equal for equal content."""
+
+    uri: str
+    table_id: str
+    version: int
+    fingerprint: str
+    rows: int
+
+    def __str__(self) -> str:
+        """Short form for messages and metadata."""
+        return f"{self.uri}@v{self.version}"
+
+
+@dataclass(frozen=True)
+class RawData:
+    """The pinned inputs: events, and labels where they have a table of their own."""
+
+    events: TableVersion
+    labels: TableVersion | None
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """The pinned feature table, with the label known at `as_of` beside every row.
+
+    `as_of` is ISO 8601 UTC and comes from the data: the newest known_at of the pinned labels.
+    """
+
+    features: TableVersion
+    raw: RawData
+    as_of: str
+
+
+@dataclass(frozen=True)
+class ModelVersionRef:
+    """A registered model version and the digest of the bundle that serves it."""
+
+    model: str
+    version: int
+    digest: str
+    training_key: str
+    mlflow_run_id: str
+    data: FeatureSet
+
+
+@dataclass(frozen=True)
+class ReportRef:
+    """The evaluation of one candidate against one champion under one policy."""
+
+    candidate: ModelVersionRef
+    champion_digest: str | None
+    policy: str
+    superior: bool
+    reason: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ReleaseRef:
+    """What is live after a run, and how the run ended."""
+
+    model: str
+    outcome: Outcome
+    reason: str
+    live_version: int
+    live_digest: str
+    endpoints: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One gate's answer about one subject under one policy; only `passed` passes.
+
+    `subject` is a bundle digest (model gates) or a table fingerprint (data gates); `context`
+    names what else was judged with: table versions, the champion's digest.
+    """
+
+    gate: str
+    gate_version: int
+    subject: str
+    policy: str
+    passed: bool
+    observed: str
+    threshold: str
+    sample_size: int
+    detail: str = ""
+    context: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The one-line form shown to people: gate, observed value, threshold."""
+        word = "passed" if self.passed else "FAILED"
+        line = f"gate '{self.gate}' {word}: observed {self.observed}, threshold {self.threshold}"
+        return f"{line} ({self.detail})" if self.detail else line

@@ -1,0 +1,1 @@
+"""The scoring process: HTTP at the edge, the data plane inside."""

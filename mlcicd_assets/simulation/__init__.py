@@ -1,0 +1,1 @@
+"""Card transactions with knobs; imports nothing of ours."""
