@@ -1,7 +1,7 @@
 """The model's input columns, derived from the spec: one definition for training and serving."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from mlcicd_assets.ml.spec import PipelineSpec, Windows
 
@@ -44,6 +44,16 @@ def feature_columns(spec: PipelineSpec) -> tuple[FeatureColumn, ...]:
         for stat in windows.stats
     ]
     return tuple(columns)
+
+
+def feature_definitions(spec: PipelineSpec) -> dict[str, Any]:
+    """Return all that decides what a feature's values mean, as plain JSON data."""
+    return {
+        "features": spec.features.model_dump(mode="json"),
+        "label": spec.label.model_dump(mode="json"),
+        "time": spec.time.model_dump(mode="json"),
+        "key": list(spec.key),
+    }
 
 
 def window_name(windows: Windows, stat: str, days: int) -> str:

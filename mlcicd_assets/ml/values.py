@@ -60,8 +60,6 @@ class ReportRef:
     candidate: ModelVersionRef
     champion_digest: str | None
     policy: str
-    superior: bool
-    reason: str
     metrics: dict[str, float]
 
 

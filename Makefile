@@ -1,0 +1,62 @@
+# The one task vocabulary: people, hooks and CI use the same words.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+MODEL ?= card_fraud
+DAYS ?= 90
+ARGS ?=
+export OMP_NUM_THREADS ?= 1
+# Dagster takes dagster.yaml from the repository root, whatever the caller has set.
+unexport DAGSTER_HOME
+export DAGSTER_DISABLE_TELEMETRY := 1
+
+.PHONY: run test check ui serve stop prove clean setup lock
+
+run: $(READY)  ## Set up, simulate, run the main job, end with a scored request
+	@$(BIN)/mlcicd simulate --days $(DAYS)
+	@$(BIN)/mlcicd serve --detach
+	@$(BIN)/dagster job execute -m mlcicd_assets.definitions -j $(MODEL)_cicd
+	@echo "The server goes on running; stop it with 'make stop'. Look around with 'make ui'."
+	@$(BIN)/mlcicd score $(MODEL)
+
+test: $(READY)  ## Everything that fits six minutes
+	@$(BIN)/pytest -n 2 --dist loadfile -m "not ci and not real_data" $(ARGS)
+
+check: $(READY)  ## Format, lint, types, import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+	@$(BIN)/dg check yaml
+
+ui: $(READY)  ## The Dagster UI, with schedules and sensors, on http://127.0.0.1:3000
+	@$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1
+
+serve: $(READY)  ## The scoring server in the foreground
+	@$(BIN)/mlcicd serve
+
+stop: $(READY)  ## Stop the detached scoring server
+	@$(BIN)/mlcicd stop
+
+prove: $(READY)  ## The long campaigns; writes docs/proof.md
+	@$(BIN)/python benchmarks/prove.py $(if $(ROW),--row $(ROW))
+
+clean:  ## Forget the environment and all local data
+	@test ! -x $(BIN)/mlcicd || $(BIN)/mlcicd stop
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache
+	find data -mindepth 1 ! -name README.md -delete
+
+setup: $(READY)  ## Create the environment from requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	@echo "Setting up $(VENV) from requirements.lock (once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || { sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.txt && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt; }
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+lock: $(READY)  ## Resolve pyproject.toml again
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --group dev --upgrade pyproject.toml -o requirements.lock

@@ -1,0 +1,35 @@
+"""`mlcicd`: the command line of the project."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from mlcicd_assets.cli.score import score
+from mlcicd_assets.cli.serve import serve, stop
+from mlcicd_assets.cli.simulate import simulate
+from mlcicd_assets.cli.status import status
+from mlcicd_assets.ml.errors import MlcicdError
+
+typer_app = typer.Typer(
+    name="mlcicd",
+    help="Continuous delivery of machine-learning models: what is live, and why.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (serve, stop, simulate, status, score):
+    typer_app.command()(command)
+
+
+def app() -> None:
+    """Run the command line; our own errors become one readable line and exit code 1."""
+    try:
+        typer_app()
+    except MlcicdError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,30 @@
+"""`mlcicd score`: send the live model's first golden row to the server, as a client would."""
+
+from typing import Annotated, Any
+
+import typer
+
+from mlcicd_assets.io.bundle import load_bundle
+from mlcicd_assets.io.endpoint import predict_row
+from mlcicd_assets.io.releases import read_pointer
+from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.ml.errors import ReleaseError
+
+
+def score(model: Annotated[str, typer.Argument(help="Name of a released model.")]) -> None:
+    """Score a sample row over HTTP and say what is live."""
+    settings = Settings.from_env()
+    pointer = read_pointer(settings.releases, model)
+    if pointer is None:
+        raise ReleaseError(f"'{model}' has no release yet: run its job, `{model}_cicd`, first")
+    bundle = load_bundle(settings.releases, model, pointer.digest)
+    row: dict[str, Any] = {
+        name: values[0].item() if hasattr(values[0], "item") else values[0]
+        for name, values in bundle.golden_columns.items()
+    }
+    url = settings.endpoints[0]
+    answer = predict_row(url, model, row, token=settings.token)
+    typer.echo(
+        f"live: {model} v{answer['version']} at {url}/v2/models/{model} "
+        f"score {answer['score']:.6f} (threshold {answer['threshold']:.6f}) for a sample row"
+    )

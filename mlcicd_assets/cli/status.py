@@ -1,0 +1,97 @@
+"""`mlcicd status`: what is live, since when, why, and how the last run ended."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mlcicd_assets.io.endpoint import model_status
+from mlcicd_assets.io.ledger import Ledger
+from mlcicd_assets.io.releases import read_pointer
+from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.ml.errors import EndpointUnreachable
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """One model as the ledger, the pointer and the servers see it; None = nothing there."""
+
+    model: str
+    live_version: int | None
+    live_digest: str | None
+    since: str | None
+    why: str | None
+    last_outcome: str | None
+    last_at: str | None
+    last_reason: str | None
+    pointer_version: int | None
+    served: dict[str, str]
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Show each model's live version and the outcome of its last run."""
+    settings = Settings.from_env()
+    settings.home.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(settings.ledger_url)
+    states = [_state(settings, ledger, model) for model in ledger.models()]
+    if as_json:
+        typer.echo(json.dumps([asdict(state) for state in states], indent=2))
+        return
+    console = Console()
+    if not states:
+        console.print("no model has run yet: `make run`, or `dagster job execute -m ... -j ...`")
+        return
+    console.print(_table(states))
+
+
+def _state(settings: Settings, ledger: Ledger, model: str) -> ModelState:
+    live, last = ledger.live(model), ledger.last_outcome(model)
+    pointer = read_pointer(settings.releases, model)
+    return ModelState(
+        model=model,
+        live_version=live.version if live else None,
+        live_digest=live.digest if live else None,
+        since=live.at if live else None,
+        why=live.reason if live else None,
+        last_outcome=last.body["outcome"] if last else None,
+        last_at=last.at if last else None,
+        last_reason=last.body["reason"] if last else None,
+        pointer_version=pointer.version if pointer else None,
+        served={url: _served(url, model, settings.token) for url in settings.endpoints},
+    )
+
+
+def _served(url: str, model: str, token: str | None) -> str:
+    try:
+        answer = model_status(url, model, token=token)
+    except EndpointUnreachable:
+        return "unreachable"
+    return f"v{answer.version}" if answer else "not live"
+
+
+def _table(states: list[ModelState]) -> Table:
+    table = Table(title="What is live")
+    for heading in ("model", "live", "since (UTC)", "why", "served", "last outcome", "reason"):
+        table.add_column(heading, overflow="fold")
+    for state in states:
+        served = ", ".join(f"{answer} at {url}" for url, answer in state.served.items())
+        table.add_row(
+            state.model,
+            f"v{state.live_version}" if state.live_version else "-",
+            (state.since or "-")[:19],
+            state.why or "-",
+            served,
+            _coloured(state.last_outcome),
+            state.last_reason or "-",
+        )
+    return table
+
+
+def _coloured(outcome: str | None) -> str:
+    colour = {"released": "green", "kept": "cyan", "blocked": "red"}.get(outcome or "", "white")
+    return f"[{colour}]{outcome or '-'}[/]"

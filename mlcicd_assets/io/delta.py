@@ -1,0 +1,245 @@
+"""Delta tables: pin a version with its content fingerprint, read it, append and replace once."""
+
+import json
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from mlcicd_assets.ml.contract import check_schema
+from mlcicd_assets.ml.errors import DataError
+from mlcicd_assets.ml.fingerprint import fingerprint
+from mlcicd_assets.ml.values import TableVersion
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
+    from deltalake import DeltaTable
+
+Result = TypeVar("Result")
+
+FILES = "mlcicd.files"
+KEY = "mlcicd.key"
+ATTEMPTS = 5
+READABLE = frozenset({"timestampNtz", "vacuumProtocolCheck"})
+REFUSED = {
+    "deletionVectors": "deleted rows would come back",
+    "columnMapping": "columns would be read as nulls",
+    "v2Checkpoint": "its log cannot be read",
+}
+# What delta-rs itself writes into a commit; the rest of an entry is ours.
+COMMIT_INFO = frozenset({"operation", "engineInfo", "clientVersion", "userName", "isolationLevel"})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of one landing file; `digest` (SHA-256 of its bytes) makes it land only once."""
+
+    digest: str
+    name: str
+    table: "pa.Table"
+
+
+def pin(uri: str, *, version: int | None = None) -> TableVersion:
+    """Name one version of a table (the latest by default) and what is in it, all rows read.
+
+    Raises:
+        DataError: the table or a file of it cannot be read, or needs a feature we do not have.
+    """
+    import polars as pl
+
+    table = _open(uri, version=version)
+    try:
+        content = fingerprint(pl.scan_delta(table))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(
+            f"version {table.version()} of {uri} cannot be read: {error}. If it was vacuumed, pin "
+            "the latest version; if a file is damaged, restore it or replay the landing files"
+        ) from error
+    rows = int(content.split(":")[1])
+    return TableVersion(uri, str(table.metadata().id), table.version(), content, rows)
+
+
+def scan(version: TableVersion) -> "pl.LazyFrame":
+    """Return the rows of a pinned version, lazily.
+
+    Raises:
+        DataError: the version is gone, or the table was dropped and made anew since.
+    """
+    import polars as pl
+
+    table = _open(version.uri, version=version.version)
+    if str(table.metadata().id) != version.table_id:
+        raise DataError(
+            f"{version} is another table by now (id {table.metadata().id}, pinned was "
+            f"{version.table_id}): it was dropped and made anew; start from its new data"
+        )
+    return pl.scan_delta(table)
+
+
+def append_files(
+    uri: str, batches: Sequence[Batch], *, metadata: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Append the batches that are not in the table yet, in one commit; make the table if missing.
+
+    Effectively once: each digest is an application transaction of the commit, so that a repeated
+    or concurrent call adds nothing twice. Returns the digests that this call added.
+
+    Raises:
+        SchemaMismatch: a batch differs from the table.
+        DataError: other writers were faster five times.
+    """
+    unique = {batch.digest: batch for batch in reversed(batches)}
+    ordered = [batch for batch in batches if unique[batch.digest] is batch]
+    if not ordered:
+        return ()
+    return _retried(uri, lambda: _append_new(uri, ordered, metadata=metadata))
+
+
+def replace(
+    uri: str, frame: "pl.DataFrame", *, metadata: Mapping[str, str], key: str
+) -> TableVersion:
+    """Make `frame` the content of the table, once for each `key`, and pin what was written.
+
+    When the latest commit carries the same key, nothing is written.
+
+    Raises:
+        DataError: another writer got in between, or was faster five times.
+    """
+    version = _retried(uri, lambda: _replace_once(uri, frame, {**metadata, KEY: key}))
+    pinned = pin(uri, version=version)
+    if pinned.rows != frame.height:
+        raise DataError(
+            f"{pinned} has {pinned.rows} rows and not the {frame.height} written for key '{key}': "
+            "another writer uses this table; give it a table of its own, and run again"
+        )
+    return pinned
+
+
+def last_metadata(uri: str) -> dict[str, str]:
+    """Return what the writer of the latest commit said about it (`mlcicd.*` and the like).
+
+    Raises:
+        DataError: there is no readable table.
+    """
+    return _metadata(_open(uri))
+
+
+def _metadata(table: "DeltaTable") -> dict[str, str]:
+    return {
+        name: value
+        for name, value in table.history(1)[0].items()
+        if isinstance(value, str) and name not in COMMIT_INFO
+    }
+
+
+def _open(uri: str, *, version: int | None = None) -> "DeltaTable":
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError, TableNotFoundError
+
+    try:
+        table = DeltaTable(uri, version=version)
+    except TableNotFoundError as error:
+        raise DataError(f"there is no Delta table at {uri}: land data first") from error
+    except (DeltaError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"the Delta table at {uri} (version {'latest' if version is None else version}) cannot "
+            f"be opened: {reason}. Pin a version that exists, or restore the table's log"
+        ) from error
+    _check_readable(table, uri)
+    _check_head(table, uri)
+    return table
+
+
+def _check_readable(table: "DeltaTable", uri: str) -> None:
+    needed = set(table.protocol().reader_features or ())
+    if table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
+        needed.add("columnMapping")
+    for feature in sorted(needed - READABLE):
+        raise DataError(
+            f"the table at {uri} needs the reader feature '{feature}', which is refused: "
+            f"{REFUSED.get(feature, 'it is not known here')}. Rewrite the table without it"
+        )
+
+
+def _check_head(table: "DeltaTable", uri: str) -> None:
+    """Refuse an empty last commit: after a power loss it reads as a valid one without rows."""
+    head = Path(uri) / "_delta_log" / f"{table.version():020d}.json"
+    if "://" not in uri and head.is_file() and head.stat().st_size == 0:
+        raise DataError(f"{head} is empty, as after a power loss: remove it, and land again")
+
+
+def _append_new(
+    uri: str, batches: Sequence[Batch], *, metadata: Mapping[str, str]
+) -> tuple[str, ...]:
+    import pyarrow as pa
+    from deltalake import CommitProperties, Transaction, write_deltalake
+
+    table = _open_or_create(uri, batches[0].table.schema)
+    schema = pa.schema(table.schema().to_arrow())
+    for batch in batches:
+        # delta-rs casts silently on write: 1.9 would become 1.
+        check_schema(batch.table.schema, schema, what=f"{batch.name} for {uri}")
+    new = [batch for batch in batches if table.transaction_version(_transaction(batch)) is None]
+    if not new:
+        return ()
+    files = json.dumps({batch.name: batch.digest for batch in new})
+    # Written with the very handle that was asked: a digest committed meanwhile is a conflict.
+    write_deltalake(
+        table,
+        pa.concat_tables([batch.table.select(schema.names) for batch in new]),
+        mode="append",
+        commit_properties=CommitProperties(
+            custom_metadata={**metadata, FILES: files},
+            app_transactions=[Transaction(_transaction(batch), 1) for batch in new],
+        ),
+    )
+    return tuple(batch.digest for batch in new)
+
+
+def _transaction(batch: Batch) -> str:
+    return f"mlcicd:{batch.digest}"
+
+
+def _open_or_create(uri: str, schema: "pa.Schema") -> "DeltaTable":
+    """Open the table or make it; of two creators one gets CommitFailedError and comes again."""
+    from deltalake import DeltaTable, Schema
+
+    if not DeltaTable.is_deltatable(uri):
+        DeltaTable.create(uri, Schema.from_arrow(schema), mode="ignore")
+    return _open(uri)
+
+
+def _replace_once(uri: str, frame: "pl.DataFrame", metadata: dict[str, str]) -> int:
+    from deltalake import CommitProperties, write_deltalake
+
+    table = _open_or_create(uri, frame.head(0).to_arrow().schema)
+    if _metadata(table).get(KEY) != metadata[KEY]:
+        # No silent rebase: an overwrite on top of rows that it never saw would keep them.
+        properties = CommitProperties(custom_metadata=metadata, max_commit_retries=0)
+        write_deltalake(
+            table,
+            frame,
+            mode="overwrite",
+            schema_mode="overwrite",
+            commit_properties=properties,
+        )
+    return table.version()
+
+
+def _retried(uri: str, write: Callable[[], Result]) -> Result:
+    from deltalake.exceptions import CommitFailedError
+
+    failure: CommitFailedError | None = None
+    for attempt in range(ATTEMPTS):
+        try:
+            return write()
+        except CommitFailedError as error:
+            failure = error
+            time.sleep(random.uniform(0.01, 0.05) * 2**attempt)  # noqa: S311
+    raise DataError(
+        f"{ATTEMPTS} writes to {uri} met other writers; last: {failure}. Run it again"
+    ) from failure

@@ -1,0 +1,192 @@
+"""Train once per training key: reuse what is known, else fit, bundle, register, remember."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from mlcicd_assets.io.bundle import Bundle, load_bundle, write_bundle
+from mlcicd_assets.io.delta import scan
+from mlcicd_assets.io.ledger import Ledger
+from mlcicd_assets.io.ledger_tables import TrainedRecord, utc_now
+from mlcicd_assets.io.provenance import code_state, threads
+from mlcicd_assets.io.registry import TrainingRecord, find_version, register
+from mlcicd_assets.io.releases import bundle_folder
+from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.ml.errors import BundleError
+from mlcicd_assets.ml.estimator import column_arrays
+from mlcicd_assets.ml.export import export_model
+from mlcicd_assets.ml.schema import feature_columns, feature_definitions
+from mlcicd_assets.ml.spec import PipelineSpec
+from mlcicd_assets.ml.splitting import Split, split_frame
+from mlcicd_assets.ml.training import Fitted, fit, training_key
+from mlcicd_assets.ml.values import FeatureSet, ModelVersionRef
+
+GOLDEN_ROWS = 200
+
+
+@dataclass(frozen=True)
+class MadeModel:
+    """A model version, and what making it cost, or would have cost again (CPU seconds)."""
+
+    model: ModelVersionRef
+    trained_now: bool
+    seconds: float
+    split: Split
+    threshold: float
+
+
+def load_split(data: FeatureSet, spec: PipelineSpec) -> Split:
+    """Read a pinned feature table and split it; equal inputs give equal rows everywhere."""
+    frame = scan(data.features).collect()
+    return split_frame(frame, spec, datetime.fromisoformat(data.as_of))
+
+
+def find_or_train(
+    settings: Settings,
+    ledger: Ledger,
+    spec: PipelineSpec,
+    data: FeatureSet,
+    *,
+    open_tracking: Callable[[], Any],
+    tell: Callable[[str], None],
+) -> MadeModel:
+    """Return the version for this training key; train only if there is none.
+
+    Args:
+        settings: this environment.
+        ledger: remembers which key gave which version.
+        spec: the model.
+        data: the pinned features.
+        open_tracking: opens the MLflow run; called only when something is trained.
+        tell: progress for people.
+
+    Raises:
+        NotEnoughData: too few mature rows.
+        BundleError: a lost bundle could not be made again bit for bit.
+    """
+    split = load_split(data, spec)
+    key = training_key(split.train, spec, threads=threads())
+    known = _known(settings, ledger, spec.name, key)
+    if known is not None and bundle_folder(settings.releases, spec.name, known.digest).is_dir():
+        bundle = load_bundle(settings.releases, spec.name, known.digest)
+        tell(f"training key {key[:12]} is known: v{known.version}, {known.seconds:.1f} CPU s saved")
+        return _made(known, data, split, bundle, trained_now=False)
+    tell(f"training {spec.training.estimator} on {split.train.height:,} rows")
+    fitted = fit(split.train, spec)
+    bundle = _bundle(settings, spec, split, fitted)
+    if known is not None:
+        if bundle.digest != known.digest:
+            raise BundleError(
+                f"the bundle of {spec.name} v{known.version} is lost and training again gave "
+                "another one: restore the release store from its backup"
+            )
+        return _made(known, data, split, bundle, trained_now=True)
+    record = _register(settings, spec, data, split, fitted, bundle, key, open_tracking())
+    return _made(ledger.remember_trained(record), data, split, bundle, trained_now=True)
+
+
+def _known(settings: Settings, ledger: Ledger, model: str, key: str) -> TrainedRecord | None:
+    """Ask the ledger, then MLflow: a crash between the two must not register a key twice."""
+    known = ledger.find_trained(key)
+    if known is not None:
+        return known
+    found = find_version(settings, model, key)
+    if found is None:
+        return None
+    return ledger.remember_trained(
+        TrainedRecord(
+            training_key=key,
+            model=model,
+            version=found.version,
+            digest=found.digest,
+            mlflow_run_id=found.run_id,
+            seconds=found.seconds,
+            at=utc_now(),
+        )
+    )
+
+
+def _bundle(settings: Settings, spec: PipelineSpec, split: Split, fitted: Fitted) -> Bundle:
+    columns = feature_columns(spec)
+    golden = split.holdout.head(GOLDEN_ROWS)
+    return write_bundle(
+        settings.releases,
+        model=spec.name,
+        exported=export_model(fitted.pipeline, columns),
+        columns=columns,
+        threshold=fitted.threshold,
+        definitions=feature_definitions(spec),
+        train_until=split.train_until.isoformat(),
+        golden=column_arrays(golden, columns),
+    )
+
+
+def _register(
+    settings: Settings,
+    spec: PipelineSpec,
+    data: FeatureSet,
+    split: Split,
+    fitted: Fitted,
+    bundle: Bundle,
+    key: str,
+    tracked: Any,
+) -> TrainedRecord:
+    positives = int(split.train["label"].sum())
+    made = register(
+        settings,
+        tracked,
+        fitted.pipeline,
+        TrainingRecord(
+            model=spec.name,
+            training_key=key,
+            digest=bundle.digest,
+            seconds=fitted.seconds,
+            params={
+                "estimator": spec.training.estimator,
+                "seed": spec.training.seed,
+                "threads": threads(),
+                "train_from": split.train_from.isoformat(),
+                "train_until": split.train_until.isoformat(),
+                **{f"parameters.{name}": v for name, v in spec.training.parameters.items()},
+            },
+            metrics={
+                "train_rows": split.train.height,
+                "train_positives": positives,
+                "threshold": fitted.threshold,
+                "train_cpu_seconds": fitted.seconds,
+            },
+            tags={
+                "features_table": str(data.features),
+                "features_fingerprint": data.features.fingerprint,
+                "as_of": data.as_of,
+                **code_state().as_tags(),
+            },
+            dataset_uri=data.features.uri,
+            dataset_version=data.features.version,
+            dataset_fingerprint=data.features.fingerprint,
+        ),
+    )
+    return TrainedRecord(
+        training_key=key,
+        model=spec.name,
+        version=made.version,
+        digest=made.digest,
+        mlflow_run_id=made.run_id,
+        seconds=made.seconds,
+        at=utc_now(),
+    )
+
+
+def _made(
+    record: TrainedRecord, data: FeatureSet, split: Split, bundle: Bundle, *, trained_now: bool
+) -> MadeModel:
+    model = ModelVersionRef(
+        model=record.model,
+        version=record.version,
+        digest=record.digest,
+        training_key=record.training_key,
+        mlflow_run_id=record.mlflow_run_id,
+        data=data,
+    )
+    return MadeModel(model, trained_now, record.seconds, split, bundle.threshold)

@@ -1,0 +1,33 @@
+"""The decision whether a candidate that passes its gates replaces the champion."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mlcicd_assets.ml.metrics import Comparison
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens if every gate passes; `superior` means shown to be better, on equal rows."""
+
+    outcome_if_gates_pass: Literal["released", "kept"]
+    superior: bool
+    reason: str
+
+
+def decide(
+    *, comparison: Comparison | None, champion_digest: str | None, candidate_digest: str
+) -> Decision:
+    """Release a first model, or one whose lower bound of the difference is above zero.
+
+    The bound is the 5 % quantile of the paired bootstrap; anything undefined keeps what is live.
+    """
+    if champion_digest is None:
+        return Decision("released", False, "first release: the floors decide")
+    if candidate_digest == champion_digest:
+        return Decision("kept", False, "the candidate is already live")
+    if comparison is None:
+        return Decision("kept", False, "the candidate was not compared with the live model")
+    if comparison.lower_90 > 0:
+        return Decision("released", True, f"better than the live model: {comparison}")
+    return Decision("kept", False, f"not shown to be better: {comparison}")

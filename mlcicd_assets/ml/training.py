@@ -1,0 +1,105 @@
+"""Training: the key that names a training exactly, the fit, and the decision threshold."""
+
+import hashlib
+import json
+import platform
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlcicd_assets.ml.errors import NotEnoughData
+from mlcicd_assets.ml.estimator import make_pipeline, model_frame
+from mlcicd_assets.ml.fingerprint import fingerprint
+from mlcicd_assets.ml.schema import FeatureColumn, feature_columns, feature_definitions
+from mlcicd_assets.ml.spec import PipelineSpec
+
+if TYPE_CHECKING:
+    import polars as pl
+    from sklearn.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained scikit-learn pipeline, its decision threshold, and what the fit cost."""
+
+    pipeline: "Pipeline"
+    threshold: float
+    seconds: float
+
+
+def training_key(train: "pl.DataFrame", spec: PipelineSpec, *, threads: int) -> str:
+    """Return the sha256 that is equal exactly when the training would be the same.
+
+    Parts: content of the training frame, model inputs, feature definitions, training and split
+    sections, versions of python (major.minor), numpy, scipy and scikit-learn, threads. The clock
+    is never one of them.
+    """
+    parts = {
+        "frame": fingerprint(train.lazy()),
+        "model": spec.name,
+        "inputs": [asdict(column) for column in feature_columns(spec)],
+        "definitions": feature_definitions(spec),
+        "training": spec.training.model_dump(mode="json"),
+        "split": spec.split.model_dump(mode="json"),
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "libraries": {name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
+        "threads": threads,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def fit(train: "pl.DataFrame", spec: PipelineSpec) -> Fitted:
+    """Train on all of `train`; choose the threshold with a probe that never saw its slice.
+
+    The probe is the same pipeline fitted on the earlier rows and scored on the last
+    `threshold_slice` of them, so neither training scores nor the holdout decide the threshold.
+
+    Raises:
+        NotEnoughData: one of the two parts lacks a class.
+        SpecError: the estimator does not know a parameter.
+    """
+    started = time.process_time()
+    columns = feature_columns(spec)
+    train = train.sort(spec.time.column, *spec.key)
+    cut = round(train.height * (1 - spec.training.threshold_slice))
+    early, late = train.head(cut), train.slice(cut)
+    for part, name in ((early, "earlier rows"), (late, "threshold slice")):
+        if part["label"].n_unique() < 2:
+            raise NotEnoughData(
+                f"model '{spec.name}': the {name} of the training window ({part.height:,} rows) "
+                "hold only one class: widen split.train_days or training.threshold_slice"
+            )
+    probe = _fit(early, spec, columns)
+    scores = probe.predict_proba(model_frame(late, columns))[:, 1]
+    threshold = best_f1_threshold(late["label"].to_numpy(), scores)
+    pipeline = _fit(train, spec, columns)
+    return Fitted(pipeline, threshold, time.process_time() - started)
+
+
+def best_f1_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Return the cut with the highest F1, midway between two neighbouring scores.
+
+    Midway, so that a difference in a score's last bit can never flip a decision.
+
+    Args:
+        labels: shape (n,), 0 or 1, both present.
+        scores: shape (n,), probabilities.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    hits = np.cumsum(labels[order])
+    f1 = 2 * hits / (np.arange(1, len(ranked) + 1) + hits[-1])
+    is_last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
+    best = int(np.argmax(np.where(is_last_of_tie, f1, -1.0)))
+    below = ranked[best + 1] if best + 1 < len(ranked) else 0.0
+    return float((ranked[best] + below) / 2)
+
+
+def _fit(
+    frame: "pl.DataFrame", spec: PipelineSpec, columns: tuple[FeatureColumn, ...]
+) -> "Pipeline":
+    pipeline = make_pipeline(spec.training, columns)
+    return pipeline.fit(model_frame(frame, columns), frame["label"].to_numpy())

@@ -1,0 +1,46 @@
+"""`build_pipeline`: one spec in, the model's assets, checks, job, schedule and sensor out."""
+
+import dagster as dg
+
+from mlcicd_assets.ml.spec import PipelineSpec
+from mlcicd_assets.orchestration.deployed_endpoint import deployed_endpoint
+from mlcicd_assets.orchestration.evaluation_report import evaluation_report
+from mlcicd_assets.orchestration.new_data import new_data_sensor
+from mlcicd_assets.orchestration.raw_data import raw_data
+from mlcicd_assets.orchestration.trained_model import trained_model
+from mlcicd_assets.orchestration.validated_features import validated_features
+
+
+def build_pipeline(spec: PipelineSpec) -> dg.Definitions:
+    """Build everything that delivers one model."""
+    assets = [
+        build(spec)
+        for build in (
+            raw_data,
+            validated_features,
+            trained_model,
+            evaluation_report,
+            deployed_endpoint,
+        )
+    ]
+    job = dg.define_asset_job(
+        f"{spec.name}_cicd",
+        selection=dg.AssetSelection.groups(spec.name),
+        description=f"From new data to a live {spec.name} model, through every gate.",
+        tags={"mlcicd/model": spec.name},
+        executor_def=dg.in_process_executor,
+    )
+    schedules = []
+    if spec.schedule:
+        schedules.append(
+            dg.ScheduleDefinition(
+                name=f"{spec.name}_schedule",
+                job=job,
+                cron_schedule=spec.schedule,
+                tags={"mlcicd/trigger": "schedule"},
+                default_status=dg.DefaultScheduleStatus.RUNNING,
+            )
+        )
+    return dg.Definitions(
+        assets=assets, jobs=[job], schedules=schedules, sensors=[new_data_sensor(spec, job)]
+    )

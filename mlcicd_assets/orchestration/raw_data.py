@@ -1,0 +1,73 @@
+"""Asset `raw_data`: new landing files into Delta effectively once, or a foreign table pinned."""
+
+from dataclasses import replace
+
+import dagster as dg
+
+from mlcicd_assets.io.ingest import Ingested, ingest
+from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.ml.gates import contract_gate
+from mlcicd_assets.ml.spec import PipelineSpec
+from mlcicd_assets.ml.values import RawData, Verdict
+from mlcicd_assets.orchestration.wiring import (
+    asset_for,
+    book_verdicts,
+    check_results,
+    open_ledger,
+)
+
+
+def raw_data(spec: PipelineSpec) -> dg.AssetsDefinition:
+    """Build the asset."""
+
+    @asset_for(
+        spec,
+        "raw_data",
+        description="Events and labels as pinned versions of Delta tables.",
+        kinds={"deltalake"},
+        gates=["contract"],
+        code=[spec.source, spec.label, spec.contract, spec.time],
+    )
+    def _raw_data(context: dg.AssetExecutionContext) -> dg.MaterializeResult[RawData]:
+        settings = Settings.from_env()
+        ledger = open_ledger(settings)
+        taken = ingest(settings, ledger, spec, run_id=context.run_id)
+        verdict = _summary(taken, spec)
+        book_verdicts(ledger, spec, context.run_id, [verdict])
+        events, labels = taken.raw.events, taken.raw.labels
+        return dg.MaterializeResult(
+            value=taken.raw,
+            data_version=dg.DataVersion(
+                f"{events.fingerprint}/{labels.fingerprint if labels else '-'}"
+            ),
+            check_results=check_results(context, [verdict]),
+            metadata={
+                "dagster/row_count": events.rows,
+                "table": str(events),
+                "table_version": events.version,
+                "fingerprint": events.fingerprint,
+                "labels": labels.rows if labels else 0,
+                "labels_table": str(labels) if labels else "a column of the events",
+                "new_files": len(taken.taken),
+                "refused_files": len(taken.refused),
+            },
+        )
+
+    return _raw_data
+
+
+def _summary(taken: Ingested, spec: PipelineSpec) -> Verdict:
+    """One verdict on all that was delivered: the first refused file, or that none was."""
+    if not taken.refused:
+        return contract_gate(
+            rows=taken.raw.events.rows,
+            quarantined=0,
+            failures=(),
+            broken={},
+            subject=taken.raw.events.fingerprint,
+            gates=spec.gates,
+        )
+    name, first = taken.refused[0]
+    more = f"; {len(taken.refused) - 1} more files refused" if len(taken.refused) > 1 else ""
+    remedy = "correct the file or remove it; all other files were taken"
+    return replace(first, detail=f"landing file {name}: {first.detail}{more}; {remedy}")
