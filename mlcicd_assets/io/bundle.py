@@ -24,7 +24,6 @@ from mlcicd_assets.ml.schema import FeatureColumn
 from mlcicd_assets.ml.scoring import Scorer
 
 GOLDEN_TOLERANCE: Final = 1e-12
-MAX_FILES: Final = 64
 MAX_BYTES: Final = 1024**3
 DOCUMENTS: Final = frozenset({"model.json", "contract.json", "features.json", "golden.json"})
 ARRAY_PATH: Final = re.compile(r"arrays/([a-z][a-z_]{0,30})\.npy")
@@ -178,9 +177,7 @@ def _read_folder(folder: Path) -> dict[str, bytes]:
     if (folder / "arrays").is_dir() and not (folder / "arrays").is_symlink():
         files += (folder / "arrays").iterdir()
     names = {path.relative_to(folder).as_posix(): path for path in files}
-    if len(files) > MAX_FILES or any(
-        name not in DOCUMENTS and not ARRAY_PATH.fullmatch(name) for name in names
-    ):
+    if any(name not in DOCUMENTS and not ARRAY_PATH.fullmatch(name) for name in names):
         raise DigestMismatch(f"{folder} holds files that are not of a bundle: remove them")
     contents: dict[str, bytes] = {}
     room = MAX_BYTES

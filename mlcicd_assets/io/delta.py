@@ -53,7 +53,7 @@ def pin(uri: str, *, version: int | None = None) -> TableVersion:
     table = _open(uri, version=version)
     try:
         content = fingerprint(pl.scan_delta(table))
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise DataError(
             f"version {table.version()} of {uri} cannot be read: {error}. If it was vacuumed, pin "
             "the latest version; if a file is damaged, restore it or replay the landing files"
@@ -108,14 +108,7 @@ def replace(
     Raises:
         DataError: another writer got in between, or was faster five times.
     """
-    version = _retried(uri, lambda: _replace_once(uri, frame, {**metadata, KEY: key}))
-    pinned = pin(uri, version=version)
-    if pinned.rows != frame.height:
-        raise DataError(
-            f"{pinned} has {pinned.rows} rows and not the {frame.height} written for key '{key}': "
-            "another writer uses this table; give it a table of its own, and run again"
-        )
-    return pinned
+    return _retried(uri, lambda: _replace_once(uri, frame, {**metadata, KEY: key}))
 
 
 def last_metadata(uri: str) -> dict[str, str]:
@@ -124,13 +117,9 @@ def last_metadata(uri: str) -> dict[str, str]:
     Raises:
         DataError: there is no readable table.
     """
-    return _metadata(_open(uri))
-
-
-def _metadata(table: "DeltaTable") -> dict[str, str]:
     return {
         name: value
-        for name, value in table.history(1)[0].items()
+        for name, value in _open(uri).history(1)[0].items()
         if isinstance(value, str) and name not in COMMIT_INFO
     }
 
@@ -206,28 +195,38 @@ def _transaction(batch: Batch) -> str:
 
 def _open_or_create(uri: str, schema: "pa.Schema") -> "DeltaTable":
     """Open the table or make it; of two creators one gets CommitFailedError and comes again."""
-    from deltalake import DeltaTable, Schema
+    from deltalake import CommitProperties, DeltaTable, Schema
 
     if not DeltaTable.is_deltatable(uri):
-        DeltaTable.create(uri, Schema.from_arrow(schema), mode="ignore")
+        # With retries the slower creator would commit as version 1, and change the table's id.
+        alone = CommitProperties(max_commit_retries=0)
+        kind = Schema.from_arrow(schema)
+        DeltaTable.create(uri, kind, mode="ignore", commit_properties=alone)
     return _open(uri)
 
 
-def _replace_once(uri: str, frame: "pl.DataFrame", metadata: dict[str, str]) -> int:
-    from deltalake import CommitProperties, write_deltalake
+def _replace_once(uri: str, frame: "pl.DataFrame", metadata: dict[str, str]) -> TableVersion:
+    from deltalake import CommitProperties, Transaction, write_deltalake
 
     table = _open_or_create(uri, frame.head(0).to_arrow().schema)
-    if _metadata(table).get(KEY) != metadata[KEY]:
+    # Asked of the handle: history() reads the newest commits, but numbers them from the handle's.
+    mark = f"{KEY}:{metadata[KEY]}"
+    if table.transaction_version(mark) == table.version():
+        return pin(uri, version=table.version())
+    once = CommitProperties(
+        custom_metadata=metadata,
         # No silent rebase: an overwrite on top of rows that it never saw would keep them.
-        properties = CommitProperties(custom_metadata=metadata, max_commit_retries=0)
-        write_deltalake(
-            table,
-            frame,
-            mode="overwrite",
-            schema_mode="overwrite",
-            commit_properties=properties,
+        max_commit_retries=0,
+        app_transactions=[Transaction(mark, table.version() + 1)],
+    )
+    write_deltalake(table, frame, mode="overwrite", schema_mode="overwrite", commit_properties=once)
+    pinned = pin(uri, version=table.version())
+    if pinned.rows != frame.height:
+        raise DataError(
+            f"{pinned} has {pinned.rows} rows, not the {frame.height} written: another writer uses "
+            "this table; give it a table of its own, and run again"
         )
-    return table.version()
+    return pinned
 
 
 def _retried(uri: str, write: Callable[[], Result]) -> Result:

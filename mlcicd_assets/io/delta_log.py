@@ -1,4 +1,4 @@
-"""Watching a Delta table by its log alone: did a commit since the last look change rows?"""
+"""Watching a Delta table by its log alone: whether a commit since the last look changed rows."""
 
 import hashlib
 import json

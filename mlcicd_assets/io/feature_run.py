@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 from mlcicd_assets.io.delta import replace, scan
@@ -28,6 +28,7 @@ class MadeFeatures:
 
     data: FeatureSet
     verdicts: tuple[Verdict, ...]
+    quarantined_rows: int
     quarantined_by_rule: dict[str, int]
     quarantine_uri: str
     columns: tuple[tuple[str, str], ...]
@@ -45,9 +46,7 @@ def make_features(
 
     events, labels = load_raw(spec, raw)
     report = check_batch(events, spec)
-    frame = compute_features(
-        report.good.lazy(), None if labels is None else labels.lazy(), spec
-    )
+    frame = compute_features(report.good.lazy(), None if labels is None else labels.lazy(), spec)
     moment = as_of(report.good.lazy(), None if labels is None else labels.lazy(), spec)
     key = _key(raw, spec)
     metadata = {OWN_MODEL: spec.name, "mlcicd.run_id": run_id}
@@ -59,7 +58,7 @@ def make_features(
     contract = contract_gate(
         rows=report.rows,
         quarantined=report.quarantined.height,
-        failures=report.failure_lines,
+        failures=[astuple(failure) for failure in report.failures],
         broken=report.broken,
         subject=features.fingerprint,
         gates=spec.gates,
@@ -68,12 +67,17 @@ def make_features(
         _stats(frame, spec), rows=frame.height, subject=features.fingerprint, gates=spec.gates
     )
     columns = tuple((name, str(kind)) for name, kind in frame.schema.items())
-    return MadeFeatures(data, (contract, sanity), report.broken, quarantine_uri, columns)
+    return MadeFeatures(
+        data=data,
+        verdicts=(contract, sanity),
+        quarantined_rows=quarantined.height,
+        quarantined_by_rule=report.broken,
+        quarantine_uri=quarantine_uri,
+        columns=columns,
+    )
 
 
-def load_raw(
-    spec: PipelineSpec, raw: RawData
-) -> "tuple[pl.DataFrame, pl.DataFrame | None]":
+def load_raw(spec: PipelineSpec, raw: RawData) -> "tuple[pl.DataFrame, pl.DataFrame | None]":
     """Read the pinned events and labels as exactly the contract's types."""
     events = _exact(raw.events, event_schema(spec), spec, is_events=True)
     if raw.labels is None:

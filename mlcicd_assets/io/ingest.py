@@ -5,7 +5,7 @@ is refused again by every run, and is taken as soon as it was corrected or remov
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,7 +156,7 @@ def _judge_events(
     verdict = contract_gate(
         rows=report.rows,
         quarantined=report.quarantined.height,
-        failures=report.failures,
+        failures=[astuple(failure) for failure in report.failures],
         broken=report.broken,
         subject=digest,
         gates=spec.gates,
@@ -177,9 +177,7 @@ def _judge_labels(
     return table, _contract(digest, spec, rows=table.num_rows)
 
 
-def _broken(
-    digest: str, spec: PipelineSpec, rule: str, observed: str, *, rows: int = 0
-) -> Verdict:
+def _broken(digest: str, spec: PipelineSpec, rule: str, observed: str, *, rows: int = 0) -> Verdict:
     return _contract(digest, spec, rows=rows, failures=[RuleBreak(rule, observed, "as declared")])
 
 
@@ -189,7 +187,7 @@ def _contract(
     return contract_gate(
         rows=rows,
         quarantined=0,
-        failures=tuple(failures),
+        failures=[astuple(failure) for failure in failures],
         broken={},
         subject=digest,
         gates=spec.gates,

@@ -155,7 +155,9 @@ def _read_csv(path: Path, schema: "pa.Schema") -> "pa.Table":
     quotes = csv.ParseOptions(newlines_in_values=True)
     try:
         content.decode()
-        return csv.read_csv(io.BytesIO(content), parse_options=quotes, convert_options=options)
+        # A header without the end of its line would be taken for an empty file.
+        lines = io.BytesIO(content + b"\n")
+        return csv.read_csv(lines, parse_options=quotes, convert_options=options)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise UnreadableFile(f"{path} is not CSV in UTF-8: {error}; correct the file") from error
 
@@ -212,8 +214,9 @@ def _refuse_unread(text: "pl.Series", values: "pl.Series", *, form: str, what: s
     unread = text.is_not_null() & values.is_null()
     if unread.any():
         row = unread.arg_max() or 0
+        value = text.to_physical()[row]
         raise SchemaMismatch(
-            f"{what}: '{str(text[row])[:40]}' in data row {row + 1} (and {unread.sum() - 1} more) "
+            f"{what}: '{str(value)[:40]}' in data row {row + 1} (and {unread.sum() - 1} more) "
             f"cannot be read as {form}; correct the file, or the contract"
         )
 

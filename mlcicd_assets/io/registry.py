@@ -144,9 +144,7 @@ def _log_dataset(tracked: Any, record: TrainingRecord) -> None:
     from mlflow.data.delta_dataset_source import DeltaDatasetSource
     from mlflow.data.meta_dataset import MetaDataset
 
-    source = DeltaDatasetSource(
-        path=record.dataset_uri, delta_table_version=record.dataset_version
-    )
+    source = DeltaDatasetSource(path=record.dataset_uri, delta_table_version=record.dataset_version)
     name = f"{record.model}_features_v{record.dataset_version}"
     # MLflow allows 36 characters here; the whole fingerprint is among the run's tags.
     dataset = MetaDataset(source, name=name, digest=record.dataset_fingerprint[-36:])

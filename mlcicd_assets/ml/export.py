@@ -69,7 +69,7 @@ def _boosting(model: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     # scikit-learn has no public access to these trees.
     trees = [stage[0].nodes for stage in model._predictors]  # noqa: SLF001
     baseline = float(model._baseline_prediction.item())  # noqa: SLF001
-    if any(nodes["is_categorical"].any() for nodes in trees):
+    if model.is_categorical_ is not None:
         raise UnsupportedModel("category splits have no plain-array form: drop that parameter")
     forms = [
         {

@@ -160,12 +160,11 @@ def _calendar(part: str, time: str) -> "pl.Expr":
 class _Past:
     """Rows sorted by (entity, time), to find windows in by binary search.
 
-    So the cost of a window does not grow with its length. `order` sorts the frame's rows;
-    `spots` are entity and time of the sorted rows in one number, `start` is the first position
-    of the row's entity. `times` are the frame's, in microseconds; `moments` the distinct ones.
+    So the cost of a window does not grow with its length. `moments` are the distinct times
+    (microseconds), `spots` entity and time of each row in one number that sorts like the rows,
+    `start` the position of the first row of each row's entity.
     """
 
-    order: npt.NDArray[np.intp]
     entity: Integers
     times: Integers
     moments: Integers
@@ -173,95 +172,91 @@ class _Past:
     start: Integers
 
     @staticmethod
-    def of(entity: Integers, times: Integers) -> "_Past":
-        order = np.argsort(entity, kind="stable")
-        moments = np.unique(times)
-        width = len(moments) + 1
-        rank = np.searchsorted(moments, times, side="right")
-        spots = (entity * width + rank)[order]
-        start = np.searchsorted(spots, entity * width, side="right")
-        return _Past(order, entity, times, moments, spots, start)
+    def of(ranks: "pl.Series", microseconds: "pl.Series") -> "_Past":
+        moments = microseconds.unique().sort().to_numpy()
+        entity, times = ranks.to_numpy().astype(np.int64), microseconds.to_numpy()
+        floor = entity * (len(moments) + 1)
+        spots = floor + np.searchsorted(moments, times, side="right")
+        return _Past(entity, times, moments, spots, np.searchsorted(spots, floor, side="right"))
 
     def until(self, delay_us: int) -> Integers:
-        """Per row: how many sorted rows lie at or before its time less the delay."""
+        """Per row: the position behind the entity's rows at or before its time less the delay."""
         rank = np.searchsorted(self.moments, self.times - delay_us, side="right")
         spot = self.entity * (len(self.moments) + 1) + rank
         return np.searchsorted(self.spots, spot, side="right")
 
-    def total(self, values: Integers, *, low: Integers, high: Integers) -> Integers:
-        """Sum of whole numbers between two positions, exactly."""
-        sums = np.concatenate(([0], np.cumsum(values[self.order])))
-        return sums[high] - sums[low]
 
-    def float_total(self, values: Floats, *, low: Integers, high: Integers) -> Floats:
-        """Sum of numbers; each entity's running total starts afresh.
+@dataclass(frozen=True)
+class _Window:
+    """Per row of `rows` (sorted like `past`): the positions [low, high) that its window covers."""
+
+    rows: "pl.DataFrame"
+    past: _Past
+    low: Integers
+    high: Integers
+
+    def total(self, flags: "pl.Series") -> Integers:
+        """How many rows of the window carry the flag; nulls do not."""
+        sums = np.concatenate(([0], np.cumsum(flags.fill_null(False).to_numpy(), dtype=np.int64)))
+        return sums[self.high] - sums[self.low]
+
+    def float_total(self, values: "pl.Series") -> Floats:
+        """Sum of the numbers of each window; each entity's running total starts afresh.
 
         Otherwise new rows of one entity would change the last bits of another one's past.
         """
         import polars as pl
 
-        frame = pl.DataFrame({"entity": self.entity[self.order], "value": values[self.order]})
+        frame = pl.DataFrame({"entity": self.past.entity, "value": values.fill_null(0)})
         sums = frame.select(pl.col("value").cum_sum().over("entity"))["value"].to_numpy()
-        upto_low = np.where(low > self.start, sums[low - 1], 0.0)
-        return np.where(high > self.start, sums[high - 1], 0.0) - upto_low
+        start = self.past.start
+        upto_low = np.where(self.low > start, sums[self.low - 1], 0.0)
+        return np.where(self.high > start, sums[self.high - 1], 0.0) - upto_low
 
 
 def _window_columns(
     frame: "pl.DataFrame", windows: Windows, spec: PipelineSpec
 ) -> "dict[str, pl.Series]":
-    """Compute the columns of one `windows` entry; `frame` is sorted by time."""
+    """Compute the columns of one `windows` entry, in the row order of the frame."""
     import polars as pl
 
-    times = frame[spec.time.column].cast(pl.Int64).to_numpy()
-    past = _Past.of(frame[windows.entity].rank("dense").cast(pl.Int64).to_numpy(), times)
+    order = frame.select(pl.arg_sort_by(windows.entity, spec.time.column)).to_series()
+    rows = frame[order]
+    past = _Past.of(rows[windows.entity].rank("dense"), rows[spec.time.column].cast(pl.Int64))
     delay = windows.delay_days * DAY_US
     high = past.until(delay)
     columns: dict[str, pl.Series] = {}
     for days in windows.days:
-        low = past.until(delay + days * DAY_US)
+        window = _Window(rows, past, past.until(delay + days * DAY_US), high)
         for stat in windows.stats:
-            if stat == "count":
-                values = (high - low).astype(np.float64)
-            elif stat == "mean":
-                values = _mean(frame, past, windows.of or "", low=low, high=high, spec=spec)
-            else:
-                values = _label_rate(frame, past, windows, low=low, high=high, spec=spec)
+            values = np.empty(len(rows))
+            values[order.to_numpy()] = _statistic(stat, window, windows, spec=spec)
             name = window_name(windows, stat, days)
             columns[name] = pl.Series(name, values, nan_to_null=True)
     return columns
 
 
-def _mean(
-    frame: "pl.DataFrame",
-    past: _Past,
-    of: str,
-    *,
-    low: Integers,
-    high: Integers,
-    spec: PipelineSpec,
-) -> Floats:
+def _statistic(stat: str, window: _Window, windows: Windows, *, spec: PipelineSpec) -> Floats:
+    if stat == "count":
+        return (window.high - window.low).astype(np.float64)
+    if stat == "mean" and windows.of is not None:
+        return _mean(window, windows.of, spec)
+    return _label_rate(window, windows, spec)
+
+
+def _mean(window: _Window, of: str, spec: PipelineSpec) -> Floats:
     """Mean of the values that are there; NaN when there is none."""
     import polars as pl
 
-    given = frame[of].is_not_null().cast(pl.Int64).to_numpy()
-    values = frame[of].cast(pl.Float64).fill_null(0.0).to_numpy()
-    sums = past.float_total(values, low=low, high=high)
-    means = _share(sums, past.total(given, low=low, high=high))
+    values = window.rows[of].cast(pl.Float64)
+    means = _share(window.float_total(values), window.total(values.is_not_null()))
     # Rounding of running totals must not carry a mean past the bounds of its values.
     bounds = spec.contract.columns[of]
     lowest = -np.inf if bounds.min is None else bounds.min
     return np.clip(means, lowest, np.inf if bounds.max is None else bounds.max)
 
 
-def _label_rate(
-    frame: "pl.DataFrame",
-    past: _Past,
-    windows: Windows,
-    *,
-    low: Integers,
-    high: Integers,
-    spec: PipelineSpec,
-) -> Floats:
+def _label_rate(window: _Window, windows: Windows, spec: PipelineSpec) -> Floats:
     """Share of positives among labels known `delay_days` after their row; NaN when none was."""
     import polars as pl
 
@@ -269,12 +264,9 @@ def _label_rate(
     told = (pl.col(KNOWN_AT) <= due).fill_null(False)
     is_final = windows.delay_days >= spec.label.matures_after_days
     counted = pl.lit(True) if spec.label.absent == "negative" and is_final else told
-    flags = frame.select(
-        known=(told | counted).cast(pl.Int64), positive=(told & (pl.col(LABEL) == 1)).cast(pl.Int64)
-    )
-    known = past.total(flags["known"].to_numpy(), low=low, high=high)
-    positive = past.total(flags["positive"].fill_null(0).to_numpy(), low=low, high=high)
-    return _share(positive.astype(np.float64), known)
+    flags = window.rows.select(known=told | counted, positive=told & (pl.col(LABEL) == 1))
+    positive = window.total(flags["positive"]).astype(np.float64)
+    return _share(positive, window.total(flags["known"]))
 
 
 def _share(parts: Floats, wholes: Integers) -> Floats:

@@ -259,8 +259,10 @@ def _mismatch(
         return f"is one of '{verdict.gate}' on {_short(verdict.subject)}"
     if verdict.policy != policy:
         return "was given under another policy"
-    if verdict.gate_version != GATE_VERSIONS.get(gate):
-        return f"is of version {verdict.gate_version}, not {GATE_VERSIONS.get(gate)}"
+    if gate not in GATE_VERSIONS:
+        return "is of no known gate"
+    if verdict.gate_version != GATE_VERSIONS[gate]:
+        return f"is of version {verdict.gate_version}, not {GATE_VERSIONS[gate]}"
     judged_against = verdict.context.get("champion_digest", "unknown")
     if gate == NOT_WORSE and judged_against != champion_digest:
         return f"is against champion {_short(judged_against)}, not {_short(champion_digest)}"

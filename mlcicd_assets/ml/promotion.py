@@ -1,9 +1,11 @@
 """The decision whether a candidate that passes its gates replaces the champion."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from mlcicd_assets.ml.metrics import Comparison
+from mlcicd_assets.ml.values import Verdict
 
 
 @dataclass(frozen=True)
@@ -13,6 +15,17 @@ class Decision:
     outcome_if_gates_pass: Literal["released", "kept"]
     superior: bool
     reason: str
+
+
+def comparison_of(verdict: Verdict) -> Comparison | None:
+    """Return the comparison that a champion verdict was based on, as the ledger kept it."""
+    names = {field.name for field in fields(Comparison)}
+    numbers = {
+        name: math.nan if value is None else value  # JSON has no NaN
+        for name, value in verdict.context.items()
+        if name in names
+    }
+    return Comparison(**numbers) if numbers else None
 
 
 def decide(

@@ -56,9 +56,9 @@ class Scorer:
             raise _broken("its kind is neither 'trees' nor 'linear'")
 
     @property
-    def columns(self) -> frozenset[str]:
+    def columns(self) -> set[str]:
         """Names of the input columns that `score` needs."""
-        return frozenset(self._inputs.numbers) | frozenset(self._inputs.categories)
+        return {*self._inputs.numbers, *self._inputs.categories}
 
     def score(self, columns: Mapping[str, np.ndarray]) -> Floats:
         """Return the probability of the positive class, float64 of shape (n,).

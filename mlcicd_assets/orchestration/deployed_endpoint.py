@@ -7,7 +7,7 @@ from mlcicd_assets.io.registry import CHAMPION, set_alias
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.gates import policy_digest
 from mlcicd_assets.ml.spec import PipelineSpec
-from mlcicd_assets.ml.values import ReleaseRef, ReportRef
+from mlcicd_assets.ml.values import ReportRef
 from mlcicd_assets.orchestration.wiring import asset_for, open_ledger
 
 
@@ -22,15 +22,13 @@ def deployed_endpoint(spec: PipelineSpec) -> dg.AssetsDefinition:
         upstream="evaluation_report",
         code=[spec.name],
     )
-    def _deployed_endpoint(
-        context: dg.AssetExecutionContext, upstream: ReportRef
-    ) -> dg.MaterializeResult[ReleaseRef]:
+    def _deployed_endpoint(context: dg.AssetExecutionContext, upstream: ReportRef):
         settings = Settings.from_env()
 
         def mark_champion(model: str, version: int) -> None:
             set_alias(settings, model, CHAMPION, version)
 
-        delivery = Delivery(settings, open_ledger(settings), context.run_id, mark_champion)
+        delivery = Delivery(settings, open_ledger(settings), context.run.run_id, mark_champion)
         release = delivery.deliver(upstream, policy=policy_digest(spec.gates))
         context.log.info(f"{release.outcome}: {release.reason}")
         return dg.MaterializeResult(

@@ -30,16 +30,14 @@ def evaluation_report(spec: PipelineSpec) -> dg.AssetsDefinition:
         gates=MODEL_GATES,
         code=[spec.gates, spec.evaluation, spec.split],
     )
-    def _evaluation_report(
-        context: dg.AssetExecutionContext, upstream: ModelVersionRef
-    ) -> dg.MaterializeResult[ReportRef]:
+    def _evaluation_report(context: dg.AssetExecutionContext, upstream: ModelVersionRef):
         settings = Settings.from_env()
         ledger = open_ledger(settings)
         made = evaluate(settings, ledger, spec, upstream)
         book_verdicts(
             ledger,
             spec,
-            context.run_id,
+            context.run.run_id,
             made.verdicts,
             version=upstream.version,
             digest=upstream.digest,

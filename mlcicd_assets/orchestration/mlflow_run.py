@@ -12,6 +12,7 @@ import dagster as dg
 
 from mlcicd_assets.io.registry import ensure_experiment
 from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.ml.spec import PipelineSpec
 
 
 class LazyMlflowRun:
@@ -36,13 +37,16 @@ class LazyMlflowRun:
 
     def _start(self) -> Any:
         import mlflow
-        from dagster_mlflow.resources import MlFlow
 
         ensure_experiment(Settings.from_env(), self._context.resource_config["experiment_name"])
         while mlflow.active_run():  # left over by an earlier run of this process that was killed
             mlflow.end_run("KILLED")
         with warnings.catch_warnings():
+            # It is beta, and asks Dagster for a run by a deprecated name.
             warnings.simplefilter("ignore", category=dg.BetaWarning)
+            warnings.simplefilter("ignore", category=DeprecationWarning)
+            from dagster_mlflow.resources import MlFlow
+
             return MlFlow(self._context)
 
 
@@ -50,12 +54,20 @@ class LazyMlflowRun:
 def mlflow_run(context: dg.InitResourceContext) -> Iterator[LazyMlflowRun]:
     """Offer an MLflow run; require it on `trained_model` only, since each step opens its own."""
     lazy = LazyMlflowRun(context)
-    failed = True
     try:
         yield lazy
-        failures = context.instance.all_logs(
-            context.run_id, of_type={dg.DagsterEventType.STEP_FAILURE}
-        )
-        failed = bool(failures)
     finally:
-        lazy.close(failed=failed)
+        failures = context.instance.all_logs(
+            context.run.run_id, of_type={dg.DagsterEventType.STEP_FAILURE}
+        )
+        lazy.close(failed=bool(failures))
+
+
+def mlflow_key(spec: PipelineSpec) -> str:
+    """Return the resource key of a model's MLflow run; each model has an experiment of its own."""
+    return f"{spec.name}_mlflow"
+
+
+def mlflow_run_for(spec: PipelineSpec) -> dg.ResourceDefinition:
+    """Return the resource for one model."""
+    return mlflow_run.configured({"experiment_name": spec.name, "extra_tags": {"model": spec.name}})

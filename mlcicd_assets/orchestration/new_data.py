@@ -29,14 +29,12 @@ class Look:
     missing: tuple[str, ...]
 
 
-def new_data_sensor(
-    spec: PipelineSpec, job: dg.UnresolvedAssetJobDefinition
-) -> dg.SensorDefinition:
+def new_data_sensor(spec: PipelineSpec) -> dg.SensorDefinition:
     """Build the sensor of one model."""
 
     @dg.sensor(
         name=f"{spec.name}_new_data",
-        job=job,
+        job_name=f"{spec.name}_cicd",
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Starts {spec.name}_cicd when rows may have changed.",

@@ -2,9 +2,12 @@
 
 import dagster as dg
 
+from mlcicd_assets.ml.contract import check_rules
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.orchestration.deployed_endpoint import deployed_endpoint
 from mlcicd_assets.orchestration.evaluation_report import evaluation_report
+from mlcicd_assets.orchestration.json_values import JSON_VALUES, JSON_VALUES_KEY
+from mlcicd_assets.orchestration.mlflow_run import mlflow_key, mlflow_run_for
 from mlcicd_assets.orchestration.new_data import new_data_sensor
 from mlcicd_assets.orchestration.raw_data import raw_data
 from mlcicd_assets.orchestration.trained_model import trained_model
@@ -12,7 +15,12 @@ from mlcicd_assets.orchestration.validated_features import validated_features
 
 
 def build_pipeline(spec: PipelineSpec) -> dg.Definitions:
-    """Build everything that delivers one model."""
+    """Build everything that delivers one model.
+
+    Raises:
+        SpecError: the contract has a rule that cannot be read, or key, time and label do not fit.
+    """
+    check_rules(spec)
     assets = [
         build(spec)
         for build in (
@@ -42,5 +50,9 @@ def build_pipeline(spec: PipelineSpec) -> dg.Definitions:
             )
         )
     return dg.Definitions(
-        assets=assets, jobs=[job], schedules=schedules, sensors=[new_data_sensor(spec, job)]
+        assets=assets,
+        jobs=[job],
+        schedules=schedules,
+        sensors=[new_data_sensor(spec)],
+        resources={JSON_VALUES_KEY: JSON_VALUES, mlflow_key(spec): mlflow_run_for(spec)},
     )

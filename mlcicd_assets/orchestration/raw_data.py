@@ -8,7 +8,7 @@ from mlcicd_assets.io.ingest import Ingested, ingest
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.gates import contract_gate
 from mlcicd_assets.ml.spec import PipelineSpec
-from mlcicd_assets.ml.values import RawData, Verdict
+from mlcicd_assets.ml.values import Verdict
 from mlcicd_assets.orchestration.wiring import (
     asset_for,
     book_verdicts,
@@ -28,12 +28,12 @@ def raw_data(spec: PipelineSpec) -> dg.AssetsDefinition:
         gates=["contract"],
         code=[spec.source, spec.label, spec.contract, spec.time],
     )
-    def _raw_data(context: dg.AssetExecutionContext) -> dg.MaterializeResult[RawData]:
+    def _raw_data(context: dg.AssetExecutionContext):
         settings = Settings.from_env()
         ledger = open_ledger(settings)
-        taken = ingest(settings, ledger, spec, run_id=context.run_id)
+        taken = ingest(settings, ledger, spec, run_id=context.run.run_id)
         verdict = _summary(taken, spec)
-        book_verdicts(ledger, spec, context.run_id, [verdict])
+        book_verdicts(ledger, spec, context.run.run_id, [verdict])
         events, labels = taken.raw.events, taken.raw.labels
         return dg.MaterializeResult(
             value=taken.raw,

@@ -6,16 +6,13 @@ from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.io.training_run import find_or_train
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.values import FeatureSet, ModelVersionRef
-from mlcicd_assets.orchestration.mlflow_run import mlflow_run
+from mlcicd_assets.orchestration.mlflow_run import mlflow_key
 from mlcicd_assets.orchestration.wiring import asset_for, open_ledger
 
 
 def trained_model(spec: PipelineSpec) -> dg.AssetsDefinition:
     """Build the asset."""
-    tracking = f"{spec.name}_mlflow"
-    configured = mlflow_run.configured(
-        {"experiment_name": spec.name, "extra_tags": {"model": spec.name}}
-    )
+    tracking = mlflow_key(spec)
 
     @asset_for(
         spec,
@@ -24,11 +21,9 @@ def trained_model(spec: PipelineSpec) -> dg.AssetsDefinition:
         kinds={"scikitlearn", "mlflow"},
         upstream="validated_features",
         code=[spec.training, spec.split, spec.label],
-        resources={tracking: configured},
+        resource=tracking,
     )
-    def _trained_model(
-        context: dg.AssetExecutionContext, upstream: FeatureSet
-    ) -> dg.MaterializeResult[ModelVersionRef]:
+    def _trained_model(context: dg.AssetExecutionContext, upstream: FeatureSet):
         settings = Settings.from_env()
         made = find_or_train(
             settings,
@@ -45,9 +40,9 @@ def trained_model(spec: PipelineSpec) -> dg.AssetsDefinition:
             metadata={
                 "version": model.version,
                 "trained_now": made.trained_now,
-                "training_rows": made.rows,
-                "training_positives": made.positives,
-                "training_window": made.window,
+                "training_rows": made.split.train.height,
+                "training_positives": int(made.split.train["label"].sum()),
+                "training_window": f"{made.split.train_from} to {made.split.train_until}",
                 "training_cpu_seconds": round(made.seconds, 2),
                 "cpu_seconds_saved": 0.0 if made.trained_now else round(made.seconds, 2),
                 "threshold": made.threshold,

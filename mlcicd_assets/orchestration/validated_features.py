@@ -5,7 +5,7 @@ import dagster as dg
 from mlcicd_assets.io.feature_run import make_features
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.spec import PipelineSpec
-from mlcicd_assets.ml.values import FeatureSet, RawData
+from mlcicd_assets.ml.values import RawData
 from mlcicd_assets.orchestration.wiring import (
     asset_for,
     book_verdicts,
@@ -26,12 +26,10 @@ def validated_features(spec: PipelineSpec) -> dg.AssetsDefinition:
         gates=["contract", "feature_sanity"],
         code=[spec.contract, spec.features, spec.label, spec.key, spec.gates],
     )
-    def _validated_features(
-        context: dg.AssetExecutionContext, upstream: RawData
-    ) -> dg.MaterializeResult[FeatureSet]:
+    def _validated_features(context: dg.AssetExecutionContext, upstream: RawData):
         settings = Settings.from_env()
-        made = make_features(settings, spec, upstream, run_id=context.run_id)
-        book_verdicts(open_ledger(settings), spec, context.run_id, made.verdicts)
+        made = make_features(settings, spec, upstream, run_id=context.run.run_id)
+        book_verdicts(open_ledger(settings), spec, context.run.run_id, made.verdicts)
         features = made.data.features
         return dg.MaterializeResult(
             value=made.data,
@@ -44,7 +42,7 @@ def validated_features(spec: PipelineSpec) -> dg.AssetsDefinition:
                 "fingerprint": features.fingerprint,
                 "as_of": made.data.as_of,
                 "raw_table": str(upstream.events),
-                "quarantined_rows": sum(made.quarantined_by_rule.values()),
+                "quarantined_rows": made.quarantined_rows,
                 "quarantined_by_rule": made.quarantined_by_rule,
                 "quarantine_table": made.quarantine_uri,
                 "dagster/column_schema": dg.TableSchema(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dagster as dg
@@ -11,7 +11,7 @@ from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.values import Verdict
-from mlcicd_assets.orchestration.json_values import JSON_VALUES, JSON_VALUES_KEY
+from mlcicd_assets.orchestration.json_values import JSON_VALUES_KEY
 
 Asset = Callable[[Callable[..., Any]], dg.AssetsDefinition]
 
@@ -25,9 +25,12 @@ def asset_for(
     upstream: str | None = None,
     gates: Sequence[str] = (),
     code: Sequence[object] = (),
-    resources: Mapping[str, dg.ResourceDefinition] | None = None,
+    resource: str | None = None,
 ) -> Asset:
     """Return the `@dg.asset` decorator of one of a model's assets.
+
+    The decorated function has no return annotation: Dagster would read one as the types of the
+    checks' outputs too, and hand `MaterializeResult` values to no IO manager.
 
     Args:
         spec: the model.
@@ -37,7 +40,7 @@ def asset_for(
         upstream: the asset whose value arrives as argument `upstream`.
         gates: each becomes a blocking check of the asset.
         code: parts of the spec that decide what the asset makes; hashed into its code version.
-        resources: more resources, named by key.
+        resource: key of a resource that it uses.
     """
     key = dg.AssetKey([spec.name, name])
     checks = [
@@ -54,7 +57,7 @@ def asset_for(
         check_specs=checks,
         code_version=digest(*code),
         io_manager_key=JSON_VALUES_KEY,
-        resource_defs={JSON_VALUES_KEY: JSON_VALUES, **(resources or {})},
+        required_resource_keys={resource} if resource else None,
         pool=spec.name,
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from mlcicd_assets.ml.errors import RequestError
 from mlcicd_assets.ml.schema import FeatureColumn
-from mlcicd_assets.serving.models import LiveModel
+from mlcicd_assets.serving.models import LiveModel, LoadFailure
 from mlcicd_assets.serving.protocol import (
     FLOATS,
     INTEGERS,
@@ -31,9 +31,7 @@ ELEMENTS: Final = {
 }
 
 
-def infer_columns(
-    request: InferRequest, columns: Sequence[FeatureColumn]
-) -> dict[str, np.ndarray]:
+def infer_columns(request: InferRequest, columns: Sequence[FeatureColumn]) -> dict[str, np.ndarray]:
     """Return the Scorer's input, one (n,) array per column.
 
     Raises:
@@ -96,6 +94,40 @@ def predict_answer(name: str, live: LiveModel, scores: np.ndarray) -> Any:
     }
 
 
+def metadata_answer(name: str, live: LiveModel, failure: LoadFailure | None) -> Any:
+    """Return the v2 description of a model, and what keeps a newer bundle from serving."""
+    return {
+        "name": name,
+        "versions": [str(live.version)],
+        "platform": "mlcicd_arrays",
+        "inputs": [
+            {
+                "name": column.name,
+                "datatype": "BYTES" if column.kind == "category" else "FP64",
+                "shape": [-1],
+            }
+            for column in live.bundle.columns
+        ],
+        "outputs": [
+            {"name": output, "datatype": datatype, "shape": [-1]}
+            for output, datatype in OUTPUTS.items()
+        ],
+        "parameters": {
+            "digest": live.bundle.digest,
+            "threshold": live.bundle.threshold,
+            **failure_parameters(failure),
+        },
+    }
+
+
+def failure_parameters(failure: LoadFailure | None) -> dict[str, str | None]:
+    """Return why the newest pointer is not what serves; nulls when it is."""
+    return {
+        "load_error": failure.reason if failure else None,
+        "failed_digest": failure.digest if failure else None,
+    }
+
+
 def _check_names(given: Mapping[str, object], columns: Sequence[FeatureColumn]) -> None:
     names = {column.name for column in columns}
     missing = sorted(names - given.keys())
@@ -126,7 +158,15 @@ def _tensor_values(tensor: Tensor, column: FeatureColumn) -> np.ndarray:
         if any(len(item) != 1 for item in data):
             raise RequestError(f"column '{column.name}': each row of shape [n, 1] holds one value")
         data = [item[0] for item in data]
+    if tensor.datatype in INTEGERS:
+        _check_integers(data, column, np.iinfo(tensor.datatype.lower()))
     return _values(data, column, types=types)
+
+
+def _check_integers(data: list[Any], column: FeatureColumn, limits: np.iinfo[Any]) -> None:
+    numbers = [value for value in data if isinstance(value, int)]
+    if numbers and not limits.min <= min(numbers) <= max(numbers) <= limits.max:
+        raise RequestError(f"column '{column.name}': must fit its datatype")
 
 
 def _values(data: list[Any], column: FeatureColumn, *, types: frozenset[type]) -> np.ndarray:
@@ -145,9 +185,9 @@ def _number(data: list[Any], column: FeatureColumn) -> np.ndarray:
     except OverflowError:
         raise RequestError(f"column '{column.name}': must be a finite number") from None
     if column.min is not None and (values < column.min).any():
-        raise RequestError(f"column '{column.name}': must be at least {column.min:g}")
+        raise RequestError(f"column '{column.name}': must be at least {column.min}")
     if column.max is not None and (values > column.max).any():
-        raise RequestError(f"column '{column.name}': must be at most {column.max:g}")
+        raise RequestError(f"column '{column.name}': must be at most {column.max}")
     return values
 
 

@@ -12,9 +12,7 @@ INTEGERS: Final = frozenset(
 FLOATS: Final = frozenset({"FP32", "FP64"})
 OUTPUTS: Final = {"score": "FP64", "decision": "BOOL"}
 # Either asks for raw bytes after the JSON, which we do not speak.
-BINARY_PARAMETERS: Final = frozenset(
-    {"binary_data_size", "binary_data", "binary_data_output"}
-)
+BINARY_PARAMETERS: Final = frozenset({"binary_data_size", "binary_data", "binary_data_output"})
 T = TypeVar("T")
 
 

@@ -163,7 +163,7 @@ def test_update_and_delete_are_refused(ledger, statement):
 def test_an_edited_entry_is_found_and_not_read(url, ledger, column):
     for _ in range(3):
         add(ledger)
-    tamper(url, f"UPDATE ledger_entries SET {column} = '{{}}' WHERE seq = 2")
+    tamper(url, f"UPDATE ledger_entries SET {column} = '{{}}' WHERE seq = 2")  # noqa: S608
     assert ledger.verify_chain() == ["entry 2 was edited: its content does not give its hash"]
     with pytest.raises(LedgerError, match="entry 2 was changed"):
         ledger.entries()
@@ -172,7 +172,7 @@ def test_an_edited_entry_is_found_and_not_read(url, ledger, column):
 def test_an_entry_edited_with_a_new_hash_breaks_the_link(url, ledger):
     for _ in range(3):
         add(ledger)
-    tamper(url, f"UPDATE ledger_entries SET hash = '{'a' * 64}' WHERE seq = 2")
+    tamper(url, f"UPDATE ledger_entries SET hash = '{'a' * 64}' WHERE seq = 2")  # noqa: S608
     problems = ledger.verify_chain()
     assert problems[0].startswith("entry 2 was edited")
     assert problems[1:] == ["entry 3 does not continue entry 2: the chain is broken"]

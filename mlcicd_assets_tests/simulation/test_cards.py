@@ -1,11 +1,14 @@
+import re
 from dataclasses import replace
 from datetime import date
 
+import numpy as np
 import polars as pl
 import pytest
 
-from mlcicd_assets.simulation.cards import Simulated, simulate
+from mlcicd_assets.simulation.cards import Simulated, _fraudsters, _one_day, simulate
 from mlcicd_assets.simulation.config import CardSimulation
+from mlcicd_assets.simulation.population import make_population
 
 SMALL = CardSimulation(3, customers=300, terminals=600, start=date(2026, 1, 30))
 CALM = replace(SMALL, customers=2_000, fraud_above=1e9, compromise_rate=0, leak_rate=0)
@@ -28,6 +31,16 @@ def test_another_seed_is_another_world() -> None:
     one, other = simulate(SMALL, 2), simulate(replace(SMALL, seed=4), 2)
     assert not one.transactions["card_limit"].equals(other.transactions["card_limit"])
     assert one.transactions.height != other.transactions.height
+
+
+def test_payments_and_fraudsters_depend_on_the_seed_too() -> None:
+    population = make_population(SMALL, np.random.default_rng(1))
+    worlds = [replace(SMALL, seed=seed, leak_rate=0.1) for seed in (3, 4)]
+    leaks = [next(_fraudsters(world, 1))[1] for world in worlds]
+    assert (leaks[0] != leaks[1]).any()
+    calm = {"compromised": np.zeros(600, dtype=bool), "leaked": np.zeros(300, dtype=bool)}
+    days = [_one_day(world, population, 0, **calm) for world in worlds]
+    assert days[0].second.size != days[1].second.size
 
 
 def test_more_days_never_change_the_earlier_ones() -> None:
@@ -66,6 +79,8 @@ def test_payments_of_each_day_are_in_the_order_of_time() -> None:
     payments = simulate(SMALL, 5).transactions
     assert payments["tx_time"].is_sorted()
     assert payments["transaction_id"].to_list() == list(range(payments.height))
+    # The order of a day says nothing about the customers.
+    assert payments["customer_id"].head(100).mean() == pytest.approx(150, abs=30)
     days = payments["tx_time"].dt.date().unique().sort().to_list()
     assert [str(day) for day in days] == [
         "2026-01-30", "2026-01-31", "2026-02-01", "2026-02-02", "2026-02-03"
@@ -84,6 +99,18 @@ def test_customers_keep_their_habits() -> None:
     assert regular["terminals"].max() < 25
     assert regular["amount"].min() < 15
     assert regular["amount"].max() > 85
+
+
+def test_campaigns_last_as_long_as_the_knobs_say() -> None:
+    config = replace(SMALL, compromise_rate=0.01, compromise_days=6, leak_rate=0.01, leak_days=4)
+    for part, days in enumerate((6, 4)):
+        states = np.array([state[part] for state in _fraudsters(config, 60)]).astype(int)
+        lines = ["".join(map(str, line)) for line in states.T]
+        runs = [len(run) for line in lines for run in re.findall("(?<=0)1+(?=0)", line)]
+        assert len(runs) > 50
+        # A second campaign may prolong the first one; none is shorter.
+        assert min(runs) == days
+        assert np.median(runs) == days
 
 
 def test_no_fraudster_no_fraud() -> None:

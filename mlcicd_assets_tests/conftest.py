@@ -1,0 +1,88 @@
+"""Fixtures of the whole suite: a clean environment, a home of its own, a real server."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlcicd_assets.io.endpoint import is_alive
+from mlcicd_assets.io.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("MLCICD_", "MLFLOW_", "DAGSTER_")) and "REAL_DATA" not in name:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database: its migrations cost seconds, a copy costs nothing."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    subprocess.run(
+        [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{path}"],
+        check=True,
+        capture_output=True,
+    )
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_database: Path) -> Path:
+    """MLCICD_HOME in a folder of its own, with an endpoint address where nobody listens yet."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    shutil.copy(mlflow_database, folder / "mlflow.db")
+    monkeypatch.setenv("MLCICD_HOME", str(folder))
+    monkeypatch.setenv("MLCICD_ENDPOINTS", f"http://127.0.0.1:{free_port()}")
+    return folder
+
+
+@pytest.fixture
+def server(home: Path) -> Iterator[str]:
+    """A real server process that follows this home's releases; gives its address."""
+    url = Settings.from_env().endpoints[0]
+    with running_server(url, home):
+        yield url
+
+
+class running_server:  # noqa: N801 - a context manager, used like a function
+    """Start `mlcicd serve` at an address and stop it again."""
+
+    def __init__(self, url: str, home: Path) -> None:
+        self.url, self.log = url, home / "server.log"
+
+    def __enter__(self) -> "running_server":
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mlcicd_assets.cli.main", "serve"],
+                stdout=output,
+                stderr=output,
+            )
+        deadline = time.monotonic() + 30
+        while not is_alive(self.url):
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=20)
+
+
+def free_port() -> int:
+    """Ask the system for a port that nobody uses."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]

@@ -1,0 +1,44 @@
+"""Run the project's commands as a user would, in processes of their own."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlcicd_assets_tests.conftest import ROOT
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Exit code, everything printed, CPU seconds and peak memory of a command."""
+
+    code: int
+    output: str
+    cpu_seconds: float
+    peak_mb: float
+
+
+def job_execute(job: str, home: Path) -> Finished:
+    """`dagster job execute` with Dagster's storage in this home."""
+    dagster_home = home / "dagster_home"
+    dagster_home.mkdir(exist_ok=True)
+    settings = (ROOT / "dagster.yaml").read_text()
+    (dagster_home / "dagster.yaml").write_text(
+        settings.replace("data/dagster", str(home / "dagster"))
+    )
+    environment = {**os.environ, "DAGSTER_HOME": str(dagster_home)}
+    command = [str(Path(sys.executable).parent / "dagster"), "job", "execute"]
+    log = home / "job.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "-m", "mlcicd_assets.definitions", "-j", job],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=home,
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    cpu = usage.ru_utime + usage.ru_stime
+    return Finished(process.returncode, log.read_text(), cpu, usage.ru_maxrss / 1024)

@@ -1,0 +1,175 @@
+"""Pointers and notes of the release store, with real files, locks and processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mlcicd_assets.io.releases import (
+    Pointer,
+    bundle_folder,
+    list_models,
+    pointer_path,
+    read_pointer,
+    read_release_note,
+    remove_pointer,
+    swap_pointer,
+    write_release_note,
+)
+from mlcicd_assets.ml.errors import PointerMoved, ReleaseError
+
+A, B, C = ("a" * 64, "b" * 64, "c" * 64)
+
+
+def pointer(digest: str = A, *, model: str = "card_fraud", version: int = 1) -> Pointer:
+    return Pointer(
+        model=model,
+        version=version,
+        digest=digest,
+        ledger_seq=4,
+        ledger_hash="f" * 64,
+        previous_version=None,
+        previous_digest=None,
+    )
+
+
+def test_a_pointer_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    assert read_pointer(tmp_path, "card_fraud") is None
+    assert list_models(tmp_path / "nowhere") == ()
+    full = replace(pointer(), previous_version=3, previous_digest=B)
+    swap_pointer(tmp_path, full, expected_digest=None)
+    assert read_pointer(tmp_path, "card_fraud") == full
+    assert list_models(tmp_path) == ("card_fraud",)
+    assert sorted(p.name for p in (tmp_path / "card_fraud").iterdir()) == [".lock", "pointer.json"]
+
+
+def test_only_who_knows_the_current_digest_may_move_it(tmp_path: Path) -> None:
+    swap_pointer(tmp_path, pointer(A), expected_digest=None)
+    for expected in (None, B):
+        with pytest.raises(PointerMoved, match="someone else"):
+            swap_pointer(tmp_path, pointer(C), expected_digest=expected)
+        with pytest.raises(PointerMoved):
+            remove_pointer(tmp_path, "card_fraud", expected_digest=expected)
+    assert read_pointer(tmp_path, "card_fraud") == pointer(A)
+    swap_pointer(tmp_path, pointer(B), expected_digest=A)
+    remove_pointer(tmp_path, "card_fraud", expected_digest=B)
+    assert read_pointer(tmp_path, "card_fraud") is None
+    assert list_models(tmp_path) == ()
+
+
+def test_of_many_swaps_at_once_one_wins(tmp_path: Path) -> None:
+    swap_pointer(tmp_path, pointer(A), expected_digest=None)
+    wins: list[str] = []
+    barrier = threading.Barrier(8)
+
+    def race(digest: str) -> None:
+        barrier.wait()
+        try:
+            swap_pointer(tmp_path, pointer(digest), expected_digest=A)
+        except PointerMoved:
+            return
+        wins.append(digest)
+
+    threads = [threading.Thread(target=race, args=(f"{i}" * 64,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    current = read_pointer(tmp_path, "card_fraud")
+    assert current is not None
+    assert [current.digest] == wins
+
+
+def test_a_killed_writer_leaves_a_whole_pointer(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from mlcicd_assets.io.releases import Pointer, swap_pointer\n"
+        "root, old = Path(sys.argv[1]), None\n"
+        "while True:\n"
+        "    for c in '0123456789':\n"
+        "        p = Pointer('card_fraud', 1, c * 64, 1, 'f' * 64, None, None)\n"
+        "        swap_pointer(root, p, expected_digest=old); old = p.digest\n"
+        "        print(flush=True)\n"
+    )
+    for delay in (0.0, 0.003, 0.007):
+        pointer_path(tmp_path, "card_fraud").unlink(missing_ok=True)
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            time.sleep(delay)
+            os.kill(writer.pid, signal.SIGKILL)
+        assert read_pointer(tmp_path, "card_fraud") is not None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "..", "../x", "a/b", "/etc", "A", "1a", "a\n", "a\x00", "a.b", "ä", "x" * 64, "%2e%2e"],
+)
+def test_names_that_could_lead_elsewhere_never_reach_a_path(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ReleaseError):
+        read_pointer(tmp_path, name)
+    with pytest.raises(ReleaseError):
+        swap_pointer(tmp_path, pointer(model=name), expected_digest=None)
+    with pytest.raises(ReleaseError):
+        write_release_note(tmp_path, name, A, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "digest", ["", "..", "A" * 64, "a" * 63, "a" * 64 + "\n", "../" + "a" * 61]
+)
+def test_digests_are_64_hex_digits(tmp_path: Path, digest: str) -> None:
+    with pytest.raises(ReleaseError, match="64"):
+        bundle_folder(tmp_path, "card_fraud", digest)
+    with pytest.raises(ReleaseError, match="64"):
+        swap_pointer(tmp_path, pointer(digest), expected_digest=None)
+
+
+GOOD = msgspec.json.encode(pointer())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        GOOD[:-5],
+        b"[]",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"model": "\xff"}',
+        GOOD.replace(b"card_fraud", b"other"),
+        GOOD.replace(A.encode(), b"../../etc"),
+        GOOD.replace(b'"version":1', b'"version":0'),
+        GOOD.replace(b'"version":1', b'"version":"1"'),
+        GOOD.replace(b'"previous_digest":null', b'"previous_digest":"x"'),
+        GOOD + b" " * 70_000,
+    ],
+)
+def test_a_damaged_pointer_is_named_and_not_replaced(tmp_path: Path, content: bytes) -> None:
+    path = pointer_path(tmp_path, "card_fraud")
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(ReleaseError, match=r"pointer\.json is damaged"):
+        read_pointer(tmp_path, "card_fraud")
+    with pytest.raises(ReleaseError):
+        swap_pointer(tmp_path, pointer(B), expected_digest=A)
+    assert path.read_bytes() == content
+
+
+def test_a_note_stands_beside_the_bundle_and_can_be_replaced(tmp_path: Path) -> None:
+    assert read_release_note(tmp_path, "card_fraud", A) is None
+    write_release_note(tmp_path, "card_fraud", A, {"head": 1})
+    path = write_release_note(tmp_path, "card_fraud", A, {"head": 2, "card": {"x": [1]}})
+    assert path == tmp_path / "card_fraud" / "bundles" / f"{A}.release.json"
+    assert read_release_note(tmp_path, "card_fraud", A) == {"head": 2, "card": {"x": [1]}}
+    path.write_bytes(b"{")
+    with pytest.raises(ReleaseError, match="damaged"):
+        read_release_note(tmp_path, "card_fraud", A)

@@ -1,0 +1,68 @@
+"""A bundle made by hand: small enough to swap a hundred times in a test."""
+
+from pathlib import Path
+
+import numpy as np
+
+from mlcicd_assets.io.bundle import Bundle, write_bundle
+from mlcicd_assets.io.releases import Pointer, read_pointer, swap_pointer
+from mlcicd_assets.ml.export import ExportedModel
+from mlcicd_assets.ml.schema import FeatureColumn
+
+MODEL = "card_fraud"
+COLUMNS = (
+    FeatureColumn("amount", "number", min=0, max=1000),
+    FeatureColumn("channel", "category", categories=("chip", "online")),
+    FeatureColumn("rate", "number", nullable=True, min=0, max=1),
+)
+ROWS = {
+    "amount": np.array([1.0, 250.5, 999.0]),
+    "channel": np.array(["chip", "online", "chip"], dtype=object),
+    "rate": np.array([0.25, np.nan, 0.75]),
+}
+
+
+def linear(intercept: float = 0.0) -> ExportedModel:
+    meta = {
+        "format": 1,
+        "kind": "linear",
+        "numbers": ["amount", "rate"],
+        "categories": {"channel": ["chip", "online"]},
+        "intercept": intercept,
+    }
+    arrays = {
+        "fill": np.array([100.0, 0.5]),
+        "mean": np.array([100.0, 0.5]),
+        "scale": np.array([50.0, 0.25]),
+        "coefficient": np.array([0.3, 0.7, -0.2, 0.4]),
+    }
+    return ExportedModel(meta, arrays)
+
+
+def bundle(root: Path, intercept: float = 0.0, *, model: str = MODEL) -> Bundle:
+    return write_bundle(
+        root,
+        model=model,
+        exported=linear(intercept),
+        columns=COLUMNS,
+        threshold=0.5,
+        definitions={"windows": []},
+        train_until="2026-01-01T00:00:00Z",
+        golden=ROWS,
+    )
+
+
+def release(root: Path, digest: str, *, version: int = 1, model: str = MODEL) -> Pointer:
+    """Point the model at the digest, whatever it points at now."""
+    old = read_pointer(root, model)
+    pointer = Pointer(
+        model=model,
+        version=version,
+        digest=digest,
+        ledger_seq=1,
+        ledger_hash="0" * 64,
+        previous_version=old.version if old else None,
+        previous_digest=old.digest if old else None,
+    )
+    swap_pointer(root, pointer, expected_digest=old.digest if old else None)
+    return pointer

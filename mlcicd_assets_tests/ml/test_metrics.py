@@ -1,0 +1,236 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from mlcicd_assets.ml import metrics
+from mlcicd_assets.ml.errors import DataError
+
+NAN = float("nan")
+JUDGED = {
+    "roc_auc",
+    "average_precision",
+    "brier",
+    "log_loss",
+    "precision",
+    "recall",
+    "alert_rate",
+}
+CANNOT_BE_JUDGED = {
+    "no rows": ([], []),
+    "no positive": ([0, 0], [0.1, 0.2]),
+    "no negative": ([1, 1], [0.1, 0.2]),
+    "undefined score": ([0, 1], [0.1, NAN]),
+    "infinite score": ([0, 1], [0.1, math.inf]),
+    "undefined label": ([1, NAN], [0.1, 0.2]),
+    "another label": ([1, 2], [0.1, 0.2]),
+}
+
+
+@st.composite
+def judged_rows(draw):
+    """Labels of both classes, scores with many ties, weights with zeros for each row."""
+    rows = draw(st.integers(2, 60))
+    labels = draw(st.lists(st.integers(0, 1), min_size=rows, max_size=rows))
+    labels[0], labels[1] = 0, 1
+    grid = draw(st.sampled_from([2, 5, 1000]))
+    scores = draw(st.lists(st.integers(0, grid), min_size=rows, max_size=rows))
+    weights = draw(st.lists(st.integers(0, 4), min_size=rows, max_size=rows))
+    return np.array(labels), np.array(scores) / grid, np.array(weights)
+
+
+def sample(rows=2_000, seed=0, signal=1.5):
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(rows) < 0.1).astype(int)
+    return labels, 1 / (1 + np.exp(2 - signal * labels - rng.normal(size=rows)))
+
+
+@settings(max_examples=150, deadline=None)
+@given(judged_rows())
+def test_weighted_ranking_metrics_equal_scikit_learn(rows):
+    labels, scores, weights = rows
+    ranking = metrics._rank(labels == 1, scores)
+    kept = labels[weights > 0]
+    ours = metrics._average_precision(ranking, weights)
+    if kept.any():
+        expected = sk.average_precision_score(labels, scores, sample_weight=weights)
+        assert ours == pytest.approx(expected, rel=0, abs=1e-12)
+    else:
+        assert math.isnan(ours)
+    ours = metrics._roc_auc(ranking, weights)
+    if len(set(kept)) == 2:
+        expected = sk.roc_auc_score(labels, scores, sample_weight=weights)
+        assert ours == pytest.approx(expected, rel=0, abs=1e-12)
+    else:
+        assert math.isnan(ours)
+
+
+@settings(max_examples=100, deadline=None)
+@given(judged_rows(), st.sampled_from([0.0, 0.2, 0.5, 1.0]))
+def test_standard_metrics_equal_scikit_learn(rows, threshold):
+    labels, scores, _ = rows
+    alerts = scores >= threshold
+    got = metrics.classification_metrics(labels, scores, threshold=threshold)
+    expected = {
+        "roc_auc": sk.roc_auc_score(labels, scores),
+        "average_precision": sk.average_precision_score(labels, scores),
+        "brier": sk.brier_score_loss(labels, scores),
+        "log_loss": sk.log_loss(labels, scores),
+        "precision": sk.precision_score(labels, alerts, zero_division=np.nan),
+        "recall": sk.recall_score(labels, alerts),
+        "alert_rate": alerts.mean(),
+        "positives": labels.sum(),
+        "rows": len(labels),
+    }
+    assert got == pytest.approx(expected, rel=1e-12, abs=1e-12, nan_ok=True)
+    assert all(type(value) is float for value in got.values())
+
+
+@pytest.mark.parametrize("case", CANNOT_BE_JUDGED)
+def test_what_cannot_be_judged_is_nan(case):
+    labels, scores = (np.array(part, dtype=float) for part in CANNOT_BE_JUDGED[case])
+    got = metrics.classification_metrics(labels, scores, threshold=0.5)
+    assert {name for name, value in got.items() if math.isnan(value)} == JUDGED
+    assert (got["rows"], got["positives"]) == (len(labels), np.sum(labels == 1))
+    intervals = metrics.metric_intervals(labels, scores, resamples=50, seed=0)
+    assert np.isnan([bound for pair in intervals.values() for bound in pair]).all()
+    ones = np.ones(len(labels))
+    assert math.isnan(metrics.entity_precision(ones, ones, labels, scores, k=1))
+
+
+@pytest.mark.parametrize("case", CANNOT_BE_JUDGED)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_comparison_with_one_unjudged_side_is_nan(case, swapped):
+    labels, bad = (np.array(part, dtype=float) for part in CANNOT_BE_JUDGED[case])
+    good = np.linspace(0.1, 0.9, len(labels))
+    pair = (good, bad) if swapped else (bad, good)
+    got = metrics.compare_paired(labels, *pair, metric="roc_auc", resamples=50, seed=0)
+    numbers = (got.candidate, got.champion, got.difference, got.lower_90, got.upper_95)
+    assert np.isnan(numbers).all()
+    assert (got.rows, got.positives) == (len(labels), np.sum(labels == 1))
+
+
+def test_without_any_alert_precision_is_nan_and_recall_zero():
+    got = metrics.classification_metrics(np.array([0, 1]), np.array([0.1, 0.2]), threshold=0.5)
+    assert math.isnan(got["precision"])
+    assert (got["recall"], got["alert_rate"]) == (0, 0)
+
+
+@pytest.mark.parametrize("outside", [-0.01, 1.01])
+def test_scores_that_are_no_probabilities_have_no_calibration(outside):
+    labels, scores = np.array([0, 1, 1]), np.array([0.0, 1.0, outside])
+    got = metrics.classification_metrics(labels, scores, threshold=0.5)
+    assert math.isnan(got["brier"])
+    assert math.isnan(got["log_loss"])
+    assert not math.isnan(got["roc_auc"])
+
+
+@pytest.mark.parametrize("shape", [(3,), (1,), (4, 1)])
+def test_shapes_that_differ_are_refused(shape):
+    with pytest.raises(DataError, match="one score per label"):
+        metrics.classification_metrics(np.array([0, 1, 0, 1]), np.zeros(shape), threshold=0.5)
+
+
+def test_intervals_contain_the_estimate_and_shrink_with_rows():
+    widths = []
+    for rows in (1_000, 16_000):
+        labels, scores = sample(rows)
+        got = metrics.metric_intervals(labels, scores, resamples=200, seed=1)
+        exact = metrics.classification_metrics(labels, scores, threshold=0.5)
+        for name in ("roc_auc", "average_precision"):
+            assert got[name][0] < exact[name] < got[name][1]
+        widths.append(got["roc_auc"][1] - got["roc_auc"][0])
+    assert widths[1] < widths[0] / 2
+
+
+def test_an_interval_is_the_middle_95_percent_of_the_resamples():
+    labels, scores = sample(300)
+    rng = np.random.default_rng(5)
+    draws = [
+        sk.roc_auc_score(labels, scores, sample_weight=rng.poisson(1.0, 300)) for _ in range(100)
+    ]
+    got = metrics.metric_intervals(labels, scores, resamples=100, seed=5)
+    assert got["roc_auc"] == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
+
+
+@pytest.mark.parametrize(
+    ("metric", "score"),
+    [("roc_auc", sk.roc_auc_score), ("average_precision", sk.average_precision_score)],
+)
+def test_the_comparison_gives_both_models_the_same_weights(metric, score):
+    labels, champion = sample(300)
+    candidate = sample(300, signal=2.5)[1]
+    rng = np.random.default_rng(5)
+    draws = [
+        score(labels, candidate, sample_weight=w) - score(labels, champion, sample_weight=w)
+        for w in (rng.poisson(1.0, 300) for _ in range(100))
+    ]
+    got = metrics.compare_paired(labels, candidate, champion, metric=metric, resamples=100, seed=5)
+    assert (got.lower_90, got.upper_95) == pytest.approx(tuple(np.quantile(draws, [0.05, 0.95])))
+    assert got.candidate == pytest.approx(score(labels, candidate))
+    assert got.champion == pytest.approx(score(labels, champion))
+    assert got.difference == pytest.approx(got.candidate - got.champion)
+    assert (got.metric, got.rows, got.positives) == (metric, 300, labels.sum())
+
+
+def test_a_model_compared_with_itself_differs_by_nothing():
+    labels, scores = sample()
+    got = metrics.compare_paired(
+        labels, scores, scores.copy(), metric="roc_auc", resamples=50, seed=0
+    )
+    assert (got.difference, got.lower_90, got.upper_95) == (0, 0, 0)
+
+
+def test_a_comparison_reads_well():
+    labels, scores = np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.3, 0.4])
+    got = metrics.compare_paired(labels, scores, -scores, metric="roc_auc", resamples=50, seed=3)
+    assert str(got).startswith("roc_auc 1.0000 against 0.0000, difference +1.0000, 90 % interval [")
+    assert str(got).endswith("4 rows with 2 positives")
+
+
+def test_resamples_without_a_positive_leave_no_bounds():
+    labels, scores = np.array([0, 0, 0, 1]), np.array([0.1, 0.2, 0.3, 0.4])
+    got = metrics.compare_paired(
+        labels, scores, scores, metric="average_precision", resamples=100, seed=0
+    )
+    assert (got.candidate, got.champion) == (1, 1)
+    assert np.isnan([got.lower_90, got.upper_95]).all()
+
+
+def handbook_card_precision(days, entities, labels, scores, k):
+    """The Handbook's card_precision_top_k, in plain Python (scores without ties)."""
+    found, shares = set(), []
+    for day in sorted(set(days)):
+        best, fraud = {}, {}
+        for d, entity, label, score in zip(days, entities, labels, scores, strict=True):
+            if d == day and entity not in found:
+                best[entity] = max(best.get(entity, -1), score)
+                fraud[entity] = max(fraud.get(entity, 0), label)
+        top = sorted(best, key=best.__getitem__, reverse=True)[:k]
+        hits = [entity for entity in top if fraud[entity] == 1]
+        shares.append(len(hits) / k)
+        found.update(hits)
+    return sum(shares) / len(shares)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 80), st.integers(1, 8))
+def test_entity_precision_equals_the_handbooks(seed, rows, k):
+    rng = np.random.default_rng(seed)
+    days, entities = rng.integers(0, 4, rows), rng.integers(0, 12, rows)
+    labels, scores = (rng.random(rows) < 0.3).astype(int), rng.permutation(rows) / rows
+    labels[:2] = 0, 1
+    got = metrics.entity_precision(days, entities, labels, scores, k=k)
+    assert got == pytest.approx(handbook_card_precision(days, entities, labels, scores, k))
+
+
+def test_entity_precision_takes_names_and_breaks_ties_whatever_the_row_order():
+    days = np.array([0, 0, 0, 1])
+    entities = np.array(["b", "a", "c", "c"], dtype=object)
+    labels, scores = np.array([1, 0, 0, 1]), np.array([0.5, 0.5, 0.1, 0.2])
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
+        parts = (part[order] for part in (days, entities, labels, scores))
+        assert metrics.entity_precision(*parts, k=1) == 0.5

@@ -1,0 +1,251 @@
+"""The split by days, and the published counts of the Fraud Detection Handbook."""
+
+import os
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from mlcicd_assets.ml.errors import NotEnoughData
+from mlcicd_assets.ml.features import as_of, compute_features
+from mlcicd_assets.ml.schema import feature_columns
+from mlcicd_assets.ml.spec import PipelineSpec
+from mlcicd_assets.ml.splitting import Split, split_frame
+
+START = datetime(2024, 3, 1, tzinfo=UTC)
+UTC_US = pl.Datetime("us", "UTC")
+DAY = timedelta(days=1)
+FRAME = {"id": pl.Int64, "at": UTC_US, "who": pl.Int64, "label": pl.Int8, "label_known_at": UTC_US}
+
+
+def make_spec(split: dict[str, Any], *, source: bool = True, **label: Any) -> PipelineSpec:
+    labels = {"source": {"landing": "labels"}} if source else {}
+    return PipelineSpec.model_validate(
+        {
+            "name": "small",
+            "description": "A small one.",
+            "owners": ["team:x"],
+            "source": {"landing": "events"},
+            "key": ["id"],
+            "time": {"column": "at"},
+            "label": {"column": "bad", "matures_after_days": 2, **labels, **label},
+            "contract": {
+                "columns": {
+                    "id": {"type": "integer"},
+                    "at": {"type": "timestamp"},
+                    "who": {"type": "integer"},
+                    "bad": {"type": "integer"},
+                }
+            },
+            "features": {"columns": ["who"]},
+            "split": split,
+            "training": {"estimator": "LogisticRegression"},
+            "gates": {"floors": {"roc_auc": 0.5}},
+        }
+    )
+
+
+def make_frame(days: int, per_day: int = 4, known_after: timedelta = 2 * DAY) -> pl.DataFrame:
+    """Rows every few hours from START on, every second one positive."""
+    times = [START + DAY * n / per_day for n in range(days * per_day)]
+    rows = [(n, at, n, n % 2, at + known_after) for n, at in enumerate(times)]
+    return pl.DataFrame(rows, schema=FRAME, orient="row")
+
+
+def days_of(frame: pl.DataFrame) -> list[int]:
+    return sorted({(at - START).days for at in frame["at"]})
+
+
+def test_the_last_complete_mature_days_are_held_out_behind_a_gap() -> None:
+    frame = make_frame(14)
+    split = split_frame(frame, make_spec({"holdout_days": 3}), START + 12 * DAY + DAY / 2)
+    assert days_of(split.holdout) == [7, 8, 9]
+    assert days_of(split.train) == [0, 1, 2, 3, 4]
+    assert (split.train_from, split.train_until) == (START, START + 5 * DAY)
+    assert (split.holdout_from, split.holdout_until) == (START + 7 * DAY, START + 10 * DAY)
+
+
+def test_train_days_bound_the_training() -> None:
+    spec = make_spec({"holdout_days": 3, "train_days": 2})
+    split = split_frame(make_frame(14), spec, START + 12 * DAY)
+    assert days_of(split.train) == [3, 4]
+    assert split.train_from == START + 3 * DAY
+
+
+def test_a_fixed_holdout_ends_where_labels_are_not_mature() -> None:
+    spec = make_spec({"holdout_days": 3, "holdout_from": date(2024, 3, 9)})
+    split = split_frame(make_frame(14), spec, START + 12 * DAY + DAY / 2)
+    assert split.holdout_from == START + 8 * DAY
+    assert split.holdout["at"].max() == START + 10 * DAY + DAY / 2
+    assert split_frame(make_frame(14), spec, START + 20 * DAY).holdout_until == START + 11 * DAY
+
+
+@pytest.mark.parametrize(("as_of", "last"), [(13.75, 13), (13.8, 12)])
+def test_the_day_of_the_newest_row_counts_when_labels_come_with_the_rows(
+    as_of: float, last: int
+) -> None:
+    spec = make_spec({"holdout_days": 2}, source=False, matures_after_days=0)
+    frame = make_frame(14, known_after=timedelta(0))
+    split = split_frame(frame, spec, START + as_of * DAY)
+    assert days_of(split.holdout) == [last - 1, last]
+    assert days_of(split.train) == list(range(last - 1))
+
+
+@pytest.mark.parametrize("absent", ["negative", "unknown"])
+def test_labels_count_from_when_they_were_known(absent: str) -> None:
+    # Row 1 becomes known only after the holdout began, row 39 (day 9) only after as_of.
+    late = {1: START + 8 * DAY, 39: START + 30 * DAY}
+    frame = make_frame(14).with_columns(
+        label_known_at=pl.col("id").replace_strict(late, default=pl.col("label_known_at"))
+    )
+    spec = make_spec({"holdout_days": 3}, absent=absent)
+    split = split_frame(frame, spec, START + 12 * DAY)
+    train = dict(split.train.select("id", "label").iter_rows())
+    holdout = dict(split.holdout.select("id", "label").iter_rows())
+    if absent == "negative":
+        assert (train[1], holdout[39]) == (0, 0)
+    else:
+        assert 1 not in train
+        assert 39 not in holdout
+    assert (train[3], holdout[37]) == (1, 1)
+    assert split.train["label"].null_count() == split.holdout["label"].null_count() == 0
+
+
+def test_a_label_known_at_the_very_start_of_the_holdout_is_used() -> None:
+    frame = make_frame(14).with_columns(
+        label_known_at=pl.when(pl.col("id") == 1)
+        .then(pl.lit(START + 7 * DAY))
+        .otherwise("label_known_at")
+    )
+    spec = make_spec({"holdout_days": 3}, absent="negative")
+    train = split_frame(frame, spec, START + 12 * DAY).train
+    assert train.filter(pl.col("id") == 1)["label"].to_list() == [1]
+
+
+@pytest.mark.parametrize(
+    ("positive_at", "known_at", "kept"),
+    [
+        (4.9, 6.9, []),  # mature at 6.9: known before day 7
+        (5.0, 7.0, [7]),  # mature at the very start of day 7: not before it
+        (5.5, 7.5, [7]),  # in the gap: known from day 8 on
+        (4.0, 8.0, [7]),  # told late, at the very start of day 8
+        (4.0, 8.1, [7, 8]),
+        (-1.0, 1.0, [7, 8, 9]),  # before the training window
+    ],
+)
+def test_known_positive_entities_leave_the_holdout_day_by_day(
+    positive_at: float, known_at: float, kept: list[int]
+) -> None:
+    shown = (-1, START + positive_at * DAY, -7, 1, START + known_at * DAY)
+    own = [(-10 - d, START + (d + 0.01) * DAY, -7, 0, START + (d + 2) * DAY) for d in (7, 8, 9)]
+    rows = pl.DataFrame([shown, *own], schema=FRAME, orient="row")
+    frame = pl.concat([make_frame(14), rows]).sort("at")
+    spec = make_spec({"holdout_days": 3, "train_days": 5, "drop_known_positive": "who"})
+    holdout = split_frame(frame, spec, START + 12 * DAY).holdout
+    assert days_of(holdout.filter(pl.col("who") == -7)) == kept
+
+
+def test_too_little_data_says_how_much_there_is() -> None:
+    spec = make_spec({"holdout_days": 3})
+    with pytest.raises(NotEnoughData, match=r"training part .* has 0 rows and 0 positives"):
+        split_frame(make_frame(14), spec, START + 7 * DAY)
+    negative = make_frame(14).with_columns(
+        label=pl.when(pl.col("at") < START + 6 * DAY).then("label").otherwise(0).cast(pl.Int8)
+    )
+    with pytest.raises(NotEnoughData, match=r"holdout part .* has 12 rows and 0 positives"):
+        split_frame(negative, spec, START + 12 * DAY)
+    with pytest.raises(NotEnoughData, match="no rows to split"):
+        split_frame(make_frame(0), spec, START)
+
+
+HANDBOOK = {
+    "name": "handbook",
+    "description": "Fraud Detection Handbook, baseline chapter.",
+    "owners": ["team:x"],
+    "source": {"landing": "events"},
+    "key": ["TRANSACTION_ID"],
+    "time": {"column": "TX_DATETIME"},
+    "label": {
+        "column": "TX_FRAUD",
+        "source": {"landing": "labels"},
+        "matures_after_days": 7,
+    },
+    "contract": {
+        "columns": {
+            "TRANSACTION_ID": {"type": "integer"},
+            "TX_DATETIME": {"type": "timestamp"},
+            "CUSTOMER_ID": {"type": "integer"},
+            "TERMINAL_ID": {"type": "integer"},
+            "TX_AMOUNT": {"type": "number", "min": 0},
+        }
+    },
+    "features": {
+        "columns": ["TX_AMOUNT"],
+        "calendar": ["weekend", "night"],
+        "windows": [
+            {
+                "entity": "CUSTOMER_ID",
+                "days": [1, 7, 30],
+                "stats": ["count", "mean"],
+                "of": "TX_AMOUNT",
+            },
+            {
+                "entity": "TERMINAL_ID",
+                "days": [1, 7, 30],
+                "stats": ["count", "label_rate"],
+                "delay_days": 7,
+            },
+        ],
+    },
+    "split": {
+        "holdout_days": 7,
+        "train_days": 7,
+        "holdout_from": "2018-08-08",
+        "drop_known_positive": "CUSTOMER_ID",
+    },
+    "training": {"estimator": "RandomForestClassifier"},
+    "gates": {"floors": {"roc_auc": 0.5}},
+}
+
+
+@pytest.fixture(scope="module")
+def handbook() -> Split:
+    root = Path(__file__).parents[2]
+    folder = Path(os.environ.get("MLCICD_REAL_DATA", root / "../shared/data"))
+    path = folder / "handbook_card_fraud_benchmark_window.parquet"
+    if not path.is_file():
+        pytest.skip(f"{path} is not here: set MLCICD_REAL_DATA to the folder of real data sets")
+    spec = PipelineSpec.model_validate(HANDBOOK)
+    raw = pl.scan_parquet(path).with_columns(
+        pl.col("TX_DATETIME").dt.cast_time_unit("us").dt.replace_time_zone("UTC")
+    )
+    known_at = pl.col("TX_DATETIME") + pl.duration(days=7)
+    labels = raw.select("TRANSACTION_ID", "TX_FRAUD", known_at=known_at)
+    return split_frame(compute_features(raw, labels, spec), spec, as_of(raw, labels, spec))
+
+
+@pytest.mark.real_data
+def test_the_published_counts_of_the_handbook(handbook: Split) -> None:
+    assert (handbook.train.height, handbook.train["label"].sum()) == (67_240, 598)
+    assert (handbook.holdout.height, handbook.holdout["label"].sum()) == (58_264, 385)
+
+
+@pytest.mark.real_data
+@pytest.mark.ci
+def test_the_published_forest_of_the_handbook(handbook: Split) -> None:
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    names = [column.name for column in feature_columns(PipelineSpec.model_validate(HANDBOOK))]
+    # As the Handbook has it: no transaction at the terminal counts as no risk.
+    train, holdout = (
+        part.select(names).fill_null(0).to_numpy() for part in (handbook.train, handbook.holdout)
+    )
+    forest = RandomForestClassifier(100, random_state=0, n_jobs=1)
+    forest.fit(train, handbook.train["label"].to_numpy())
+    scores = forest.predict_proba(holdout)[:, 1]
+    truth = handbook.holdout["label"].to_numpy()
+    assert roc_auc_score(truth, scores) == pytest.approx(0.867, abs=0.01)
+    assert average_precision_score(truth, scores) == pytest.approx(0.658, abs=0.01)

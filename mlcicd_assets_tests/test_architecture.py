@@ -1,0 +1,60 @@
+"""The structure itself: import rules, file sizes, one-line module docstrings."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlcicd_assets_tests.conftest import ROOT
+
+FILES = sorted((ROOT / "mlcicd_assets").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_is_short_and_says_what_it_is_for(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    docstring = ast.get_docstring(ast.parse(text))
+    assert docstring
+    assert docstring.splitlines()[0].endswith((".", ":"))
+
+
+@pytest.mark.parametrize("room", ["ml", "io", "serving", "cli", "simulation"])
+def test_no_room_below_orchestration_loads_dagster(room: str) -> None:
+    code = (
+        "import importlib, pkgutil, sys, mlcicd_assets.{0} as room\n"
+        "for module in pkgutil.walk_packages(room.__path__, room.__name__ + '.'):\n"
+        "    importlib.import_module(module.name)\n"
+        "print(sorted(name for name in sys.modules if name.split('.')[0] == 'dagster'))"
+    ).format(room)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_nothing_committed_names_a_registry() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "--hash=sha256:" in lock
+    assert "://" not in lock
+    assert "index-url" not in lock
+    assert not (ROOT / "uv.lock").exists()
+
+
+def test_nothing_unpickles_a_file() -> None:
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        names = {
+            alias.name.split(".")[0]
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in getattr(node, "names", [])
+        } | {
+            (node.module or "").split(".")[0]
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+        }
+        assert not names & {"pickle", "cloudpickle", "joblib", "dill", "shelve"}, path
+        assert "allow_pickle=True" not in path.read_text()
