@@ -19,9 +19,8 @@ import numpy as np
 
 from mlcicd_assets.io.releases import bundle_folder, sync_folder
 from mlcicd_assets.ml.errors import BundleError, DigestMismatch
-from mlcicd_assets.ml.export import ExportedModel
 from mlcicd_assets.ml.schema import FeatureColumn
-from mlcicd_assets.ml.scoring import Scorer
+from mlcicd_assets.ml.scoring import ExportedModel, Scorer
 
 GOLDEN_TOLERANCE: Final = 1e-12
 MAX_BYTES: Final = 1024**3

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 # skops refuses every type that is not here: reading a model must not run foreign code.
-TRUSTED_TYPES = ("sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",)
+TRUSTED_TYPES = (
+    "numpy.dtype",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
+)
 CANDIDATE, CHAMPION = "candidate", "champion"
 KEY_TAG, DIGEST_TAG = "training_key", "bundle_digest"
 

@@ -1,27 +1,18 @@
 """A fitted pipeline as plain arrays, so that serving never loads a Python object."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlcicd_assets.ml.errors import UnsupportedModel
 from mlcicd_assets.ml.schema import FeatureColumn
-from mlcicd_assets.ml.scoring import FORMAT, LINEAR_ARRAYS, TREE_ARRAYS
+from mlcicd_assets.ml.scoring import FORMAT, LINEAR_ARRAYS, TREE_ARRAYS, ExportedModel
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 FORESTS = frozenset({"RandomForestClassifier", "ExtraTreesClassifier"})
-
-
-@dataclass(frozen=True, eq=False)
-class ExportedModel:
-    """What `Scorer` takes: JSON-able `meta`, and flat float64, int32 and bool arrays."""
-
-    meta: dict[str, Any]
-    arrays: dict[str, np.ndarray]
 
 
 def export_model(pipeline: "Pipeline", columns: tuple[FeatureColumn, ...]) -> ExportedModel:

@@ -6,6 +6,7 @@ logistic regression within the last bits of exp().
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
 import numpy as np
@@ -33,6 +34,14 @@ LINEAR_ARRAYS: Final = {
     "scale": "<f8",
     "coefficient": "<f8",
 }
+
+
+@dataclass(frozen=True, eq=False)
+class ExportedModel:
+    """What `Scorer` takes: JSON-able `meta`, and flat float64, int32 and bool arrays."""
+
+    meta: dict[str, Any]
+    arrays: dict[str, np.ndarray]
 
 
 class Scorer:

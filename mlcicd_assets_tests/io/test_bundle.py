@@ -15,7 +15,7 @@ import pytest
 from mlcicd_assets.io.bundle import Bundle, check_golden, load_bundle, write_bundle
 from mlcicd_assets.io.releases import bundle_folder
 from mlcicd_assets.ml.errors import BundleError, DigestMismatch, SchemaMismatch
-from mlcicd_assets.ml.export import ExportedModel
+from mlcicd_assets.ml.scoring import ExportedModel
 from mlcicd_assets_tests.io import tiny
 
 

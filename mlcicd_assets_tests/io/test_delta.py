@@ -89,9 +89,8 @@ def _columns(batch: Batch) -> dict[str, pa.ChunkedArray]:
 
 
 def test_columns_are_matched_by_name(uri: str) -> None:
-    append_files(uri, [make_batch(0)], metadata={})
     turned = make_batch(1).table.select(["at", "name", "id"])
-    append_files(uri, [Batch("d", "t.csv", turned)], metadata={})
+    append_files(uri, [make_batch(0), Batch("d", "t.csv", turned)], metadata={})
     assert ids(uri) == [0, 1, 10, 11]
 
 
@@ -132,9 +131,20 @@ def test_racing_writers_land_every_file_once_in_a_table_that_was_missing(uri: st
         added = list(pool.map(race, (2, 3, 4, 4)))
     assert sorted(sum(added, ())) == [f"digest{n}" for n in range(5)]
     assert ids(uri) == [0, 1, 10, 11, 20, 21, 30, 31, 40, 41]
-    # One creator only: a second one would change the id of the table.
-    log = [path.read_text() for path in (Path(uri) / "_delta_log").glob("*.json")]
-    assert sum('"metaData"' in commit for commit in log) == 1
+
+
+def test_racing_creators_make_one_table_with_one_id(tmp_path: Path) -> None:
+    def create(uri: str) -> None:
+        barrier.wait()
+        append_files(uri, [make_batch(0)], metadata={})
+
+    barrier = threading.Barrier(4)
+    for number in range(8):
+        uri = str(tmp_path / str(number))
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(create, [uri] * 4))
+        log = [path.read_text() for path in (Path(uri) / "_delta_log").glob("*.json")]
+        assert sum('"metaData"' in commit for commit in log) == 1
 
 
 def test_writers_that_are_always_faster_end_in_an_error(
@@ -247,9 +257,19 @@ def test_reader_features_that_would_be_misread_are_refused(
 
 def test_column_mapping_of_an_old_protocol_is_refused(uri: str) -> None:
     append_files(uri, [make_batch(0)], metadata={})
+    schema = json.loads(DeltaTable(uri).schema().to_json())
+    for number, field in enumerate(schema["fields"]):
+        field["metadata"] = {
+            "delta.columnMapping.id": number,
+            "delta.columnMapping.physicalName": f"col-{number}",
+        }
+    mapping = {
+        "configuration": {"delta.columnMapping.mode": "name"},
+        "schemaString": json.dumps(schema),
+    }
     _rewrite_first_commit(uri, "protocol", {"minReaderVersion": 2, "minWriterVersion": 5})
-    _rewrite_first_commit(uri, "metaData", {"configuration": {"delta.columnMapping.mode": "name"}})
-    with pytest.raises(DataError, match="columnMapping"):
+    _rewrite_first_commit(uri, "metaData", mapping)
+    with pytest.raises(DataError, match="'columnMapping', which is refused: columns would be"):
         pin(uri)
 
 

@@ -77,6 +77,13 @@ def test_csv_becomes_exactly_the_schema(read_csv: Read) -> None:
     ]
 
 
+def test_line_ends_within_quotes_survive_in_large_files(read_csv: Read) -> None:
+    # More than one block of the CSV reader (1 MiB): a block border falls within quotes.
+    text = "\n" * 100
+    table = read_csv(HEADER + ROW.replace("x", f'"{text}"') * 10_000)
+    assert table["name"].to_pylist() == [text] * 10_000
+
+
 def test_columns_may_come_in_any_order(read_csv: Read) -> None:
     names, values = HEADER.strip().split(","), ROW.strip().split(",")
     text = f"{','.join(names[::-1])}\n{','.join(values[::-1])}\n"

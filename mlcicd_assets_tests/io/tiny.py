@@ -6,8 +6,8 @@ import numpy as np
 
 from mlcicd_assets.io.bundle import Bundle, write_bundle
 from mlcicd_assets.io.releases import Pointer, read_pointer, swap_pointer
-from mlcicd_assets.ml.export import ExportedModel
 from mlcicd_assets.ml.schema import FeatureColumn
+from mlcicd_assets.ml.scoring import ExportedModel
 
 MODEL = "card_fraud"
 COLUMNS = (

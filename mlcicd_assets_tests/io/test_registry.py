@@ -1,0 +1,94 @@
+"""The registry on a real MLflow store: one version a key, every estimator comes back equal."""
+
+from pathlib import Path
+from typing import get_args
+
+import mlflow
+import numpy as np
+import polars as pl
+import pytest
+import skops.io
+from sklearn.preprocessing import FunctionTransformer
+
+from mlcicd_assets.io.registry import (
+    CANDIDATE,
+    TrainingRecord,
+    client,
+    ensure_experiment,
+    find_version,
+    load_pipeline,
+    register,
+)
+from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.ml.errors import BundleError
+from mlcicd_assets.ml.estimator import make_pipeline, model_frame
+from mlcicd_assets.ml.schema import FeatureColumn
+from mlcicd_assets.ml.spec import Estimator, Training
+
+COLUMNS = (FeatureColumn("a", "number"), FeatureColumn("c", "category"))
+
+
+def frame(rows: int = 200) -> pl.DataFrame:
+    rng = np.random.default_rng(1)
+    return pl.DataFrame({"a": rng.random(rows), "c": rng.choice(["x", "y"], rows)})
+
+
+def fitted(estimator: str) -> object:
+    rows = frame()
+    pipeline = make_pipeline(Training(estimator=estimator), COLUMNS)
+    return pipeline.fit(model_frame(rows, COLUMNS), (rows["a"] > 0.5).to_numpy())
+
+
+def record(key: str) -> TrainingRecord:
+    return TrainingRecord(
+        model="m",
+        training_key=key,
+        digest="d" * 64,
+        seconds=1.5,
+        params={"seed": 1},
+        metrics={"train_rows": 200.0},
+        tags={"git_commit": "abc"},
+        dataset_uri="/lake/m/features",
+        dataset_version=3,
+        dataset_fingerprint="v1:1:2:3",
+    )
+
+
+@pytest.fixture
+def settings(home: Path) -> Settings:
+    found = Settings.from_env()
+    ensure_experiment(found, "m")
+    mlflow.set_experiment("m")
+    return found
+
+
+@pytest.mark.parametrize("estimator", get_args(Estimator))
+def test_every_estimator_comes_back_from_its_skops_file(estimator: str, settings: Settings) -> None:
+    pipeline = fitted(estimator)
+    with mlflow.start_run():
+        made = register(settings, mlflow, pipeline, record(estimator))
+    again = load_pipeline(settings, "m", made.version)
+    rows = model_frame(frame(), COLUMNS)
+    assert (again.predict_proba(rows) == pipeline.predict_proba(rows)).all()
+
+
+def test_a_version_is_found_again_by_its_training_key(settings: Settings) -> None:
+    assert find_version(settings, "m", "key") is None
+    with mlflow.start_run() as run:
+        made = register(settings, mlflow, fitted("DecisionTreeClassifier"), record("key"))
+    assert find_version(settings, "m", "key") == made
+    assert made.run_id == run.info.run_id
+    assert find_version(settings, "m", "another") is None
+    assert client(settings).get_model_version_by_alias("m", CANDIDATE).version == 1
+    inputs = client(settings).get_run(made.run_id).inputs.dataset_inputs
+    assert inputs[0].dataset.name == "m_features_v3"
+
+
+def test_a_file_with_a_foreign_type_is_not_loaded(settings: Settings) -> None:
+    with mlflow.start_run():
+        made = register(settings, mlflow, fitted("DecisionTreeClassifier"), record("key"))
+    source = client(settings).get_model_version("m", str(made.version)).source
+    path = Path(mlflow.artifacts.download_artifacts(source)) / "model.skops"
+    skops.io.dump(FunctionTransformer(print), path)
+    with pytest.raises(BundleError, match="print"):
+        load_pipeline(settings, "m", made.version)
