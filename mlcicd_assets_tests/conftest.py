@@ -56,7 +56,7 @@ def server(home: Path) -> Iterator[str]:
         yield url
 
 
-class running_server:  # noqa: N801 - a context manager, used like a function
+class running_server:
     """Start `mlcicd serve` at an address and stop it again."""
 
     def __init__(self, url: str, home: Path) -> None:

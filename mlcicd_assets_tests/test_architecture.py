@@ -24,11 +24,11 @@ def test_a_module_is_short_and_says_what_it_is_for(path: Path) -> None:
 @pytest.mark.parametrize("room", ["ml", "io", "serving", "cli", "simulation"])
 def test_no_room_below_orchestration_loads_dagster(room: str) -> None:
     code = (
-        "import importlib, pkgutil, sys, mlcicd_assets.{0} as room\n"
+        f"import importlib, pkgutil, sys, mlcicd_assets.{room} as room\n"
         "for module in pkgutil.walk_packages(room.__path__, room.__name__ + '.'):\n"
         "    importlib.import_module(module.name)\n"
         "print(sorted(name for name in sys.modules if name.split('.')[0] == 'dagster'))"
-    ).format(room)
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )

@@ -96,7 +96,7 @@ class Delivery:
             champion_digest=champion,
             candidate_digest=candidate.digest,
         )
-        if decision.outcome_if_gates_pass == "kept":
+        if decision.outcome == "kept":
             self._check_live(candidate.model, champion)
             self._book("kept", report, reason=decision.reason, expected_seq=head.seq)
             return self._ref(candidate.model, "kept", decision.reason)

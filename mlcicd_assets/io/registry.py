@@ -51,10 +51,11 @@ class TrainingRecord:
 def client(settings: Settings) -> "MlflowClient":
     """Point MLflow at this environment's tracking store and return its client."""
     import mlflow
+    from mlflow.tracking import MlflowClient
 
     settings.home.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(settings.tracking_uri)
-    return mlflow.tracking.MlflowClient()
+    return MlflowClient()
 
 
 def ensure_experiment(settings: Settings, name: str) -> None:
@@ -128,14 +129,12 @@ def load_pipeline(settings: Settings, model: str, version: int) -> "Pipeline":
     Raises:
         BundleError: the file holds a type outside the allow-list.
     """
-    import mlflow
     import skops.io
+    from mlflow.artifacts import download_artifacts
 
     client(settings)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(
-            mlflow.artifacts.download_artifacts(f"models:/{model}/{version}", dst_path=folder)
-        )
+        path = Path(download_artifacts(f"models:/{model}/{version}", dst_path=folder))
         file = path / "model.skops"
         foreign = sorted(set(skops.io.get_untrusted_types(file=file)) - set(TRUSTED_TYPES))
         if foreign:

@@ -1,8 +1,9 @@
 """The decision whether a candidate that passes its gates replaces the champion."""
 
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from mlcicd_assets.ml.metrics import Comparison
 from mlcicd_assets.ml.values import Verdict
@@ -12,20 +13,15 @@ from mlcicd_assets.ml.values import Verdict
 class Decision:
     """What happens if every gate passes; `superior` means shown to be better, on equal rows."""
 
-    outcome_if_gates_pass: Literal["released", "kept"]
+    outcome: Literal["released", "kept"]
     superior: bool
     reason: str
 
 
 def comparison_of(verdict: Verdict) -> Comparison | None:
-    """Return the comparison that a champion verdict was based on, as the ledger kept it."""
-    names = {field.name for field in fields(Comparison)}
-    numbers = {
-        name: math.nan if value is None else value  # JSON has no NaN
-        for name, value in verdict.context.items()
-        if name in names
-    }
-    return Comparison(**numbers) if numbers else None
+    """Return the comparison that a passed champion verdict was based on, as the ledger kept it."""
+    numbers = {key: value for key, value in verdict.context.items() if key != "champion_digest"}
+    return msgspec.convert(numbers, Comparison) if numbers else None
 
 
 def decide(

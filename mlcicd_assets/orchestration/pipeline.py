@@ -3,6 +3,7 @@
 import dagster as dg
 
 from mlcicd_assets.ml.contract import check_rules
+from mlcicd_assets.ml.features import check_features
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.orchestration.deployed_endpoint import deployed_endpoint
 from mlcicd_assets.orchestration.evaluation_report import evaluation_report
@@ -18,9 +19,10 @@ def build_pipeline(spec: PipelineSpec) -> dg.Definitions:
     """Build everything that delivers one model.
 
     Raises:
-        SpecError: the contract has a rule that cannot be read, or key, time and label do not fit.
+        SpecError: contract or features ask for something that cannot be done.
     """
     check_rules(spec)
+    check_features(spec)
     assets = [
         build(spec)
         for build in (

@@ -3,8 +3,8 @@ from dataclasses import asdict
 
 import pytest
 
-from mlcicd_assets.ml.metrics import Comparison
 from mlcicd_assets.ml.gates import champion_gate
+from mlcicd_assets.ml.metrics import Comparison
 from mlcicd_assets.ml.promotion import Decision, comparison_of, decide
 from mlcicd_assets.ml.spec import Gates
 
@@ -49,7 +49,7 @@ def test_the_champion_is_not_released_again_whatever_the_numbers():
 
 def test_nobody_beats_a_champion_without_a_comparison():
     decision = decide(comparison=None, champion_digest=OLD, candidate_digest=NEW)
-    assert (decision.outcome_if_gates_pass, decision.superior) == ("kept", False)
+    assert (decision.outcome, decision.superior) == ("kept", False)
     assert "not compared" in decision.reason
 
 
@@ -59,7 +59,7 @@ def test_nobody_beats_a_champion_without_a_comparison():
 )
 def test_only_a_lower_bound_above_zero_releases(lower, released):
     decision = decide(comparison=compared(lower), champion_digest=OLD, candidate_digest=NEW)
-    assert decision.outcome_if_gates_pass == ("released" if released else "kept")
+    assert decision.outcome == ("released" if released else "kept")
     assert decision.superior is released
     assert ("not shown to be better" in decision.reason) is not released
     assert "average_precision 0.3500 against 0.3100, difference +0.0400" in decision.reason
