@@ -111,6 +111,7 @@ class Delivery:
                 "reason": decision.reason,
                 "policy": policy,
                 "features": candidate.data.features.fingerprint,
+                "data": candidate.data.raw.versions(),
             },
             run_id=self.run_id,
             expected_seq=head.seq,
@@ -205,6 +206,7 @@ class Delivery:
             version=intent.body["version"],
             digest=intent.body["digest"],
             reason=reason,
+            data=intent.body["data"],
             run_id=self.run_id,
             intent_seq=intent.seq,
         )
@@ -216,6 +218,7 @@ class Delivery:
             version=report.candidate.version,
             digest=report.candidate.digest,
             reason=reason,
+            data=report.candidate.data.raw.versions(),
             run_id=self.run_id,
             expected_seq=expected_seq,
         )

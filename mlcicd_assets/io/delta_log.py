@@ -1,57 +1,51 @@
 """Watching a Delta table by its log alone: whether a commit since the last look changed rows."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-OWN_MODEL = "mlcicd.model"  # commit metadata: the model whose run wrote the commit
-
 
 @dataclass(frozen=True)
 class LogPosition:
-    """The head of a log when it was read, and the newest commit that may have changed rows.
+    """The head of a log when it was read, and the newest version that may have changed rows.
 
     `stamp` is inode, size and mtime of the head file: a table dropped and made again at the same
-    path differs there. `content` is 'version:hash' of the commit, or '' when there is none.
+    path differs there. `content` is -1 when no commit that is still in the log changed rows.
     """
 
     version: int
     stamp: str
-    content: str
+    table_id: str
+    content: int
 
 
-def advance(uri: str, last: LogPosition | None, *, own_model: str) -> LogPosition | None:
+def advance(uri: str, last: LogPosition | None) -> LogPosition | None:
     """Read only what is new in the log; None when there is no readable table.
 
-    A commit counts when one of its add or remove actions says `dataChange` and it was not
-    written by a run of `own_model`. Costs one `stat` when nothing is new.
+    A commit counts when one of its add or remove actions says `dataChange`: it over-reports (a
+    RESTORE that only undoes an OPTIMIZE), never under-reports. Costs two `stat` when nothing is
+    new.
 
     Args:
         uri: a local path (object stores are listed by another issue).
         last: the position after the previous look, if any.
-        own_model: name of the model that asks.
     """
     log = Path(uri.removeprefix("file://")) / "_delta_log"
-    start = -1
-    if last is not None and _stamp(_file(log, last.version)) == last.stamp:
-        if not _file(log, last.version + 1).exists():
-            return last
-        start = last.version
-    versions = _versions(log)
-    if not versions:
+    if last is None or _stamp(_file(log, last.version)) != last.stamp:
+        last = LogPosition(-1, "", "", -1)
+    elif not _file(log, last.version + 1).exists():
+        return last
+    table_id, content = last.table_id, last.content
+    new = [version for version in _versions(log) if version > last.version]
+    if not new:
         return None
-    content = last.content if last is not None and start >= 0 else ""
-    for version in reversed(versions):
-        if version <= start:
-            break
-        text = _file(log, version).read_bytes()
-        if _changes_rows(text, own_model):
-            content = f"{version}:{hashlib.sha256(text).hexdigest()[:16]}"
-            break
-    head = versions[-1]
-    return LogPosition(head, _stamp(_file(log, head)), content)
+    for version in new:
+        actions = _actions(_file(log, version))
+        table_id = next((a["metaData"]["id"] for a in actions if "metaData" in a), table_id)
+        if any(a.get(kind, {}).get("dataChange") for a in actions for kind in ("add", "remove")):
+            content = version
+    return LogPosition(new[-1], _stamp(_file(log, new[-1])), table_id, content)
 
 
 def _file(log: Path, version: int) -> Path:
@@ -73,12 +67,5 @@ def _stamp(file: Path) -> str:
     return f"{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
 
 
-def _changes_rows(text: bytes, own_model: str) -> bool:
-    actions: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines() if line.strip()]
-    if any(action.get("commitInfo", {}).get(OWN_MODEL) == own_model for action in actions):
-        return False
-    return any(
-        action.get(kind, {}).get("dataChange", False)
-        for action in actions
-        for kind in ("add", "remove")
-    )
+def _actions(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_bytes().splitlines() if line.strip()]

@@ -6,7 +6,6 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 from mlcicd_assets.io.delta import replace, scan
-from mlcicd_assets.io.delta_log import OWN_MODEL
 from mlcicd_assets.io.ingest import table_uri
 from mlcicd_assets.io.landing import normalise
 from mlcicd_assets.io.settings import Settings
@@ -49,7 +48,7 @@ def make_features(
     frame = compute_features(report.good.lazy(), None if labels is None else labels.lazy(), spec)
     moment = as_of(report.good.lazy(), None if labels is None else labels.lazy(), spec)
     key = _key(raw, spec)
-    metadata = {OWN_MODEL: spec.name, "mlcicd.run_id": run_id}
+    metadata = {"mlcicd.model": spec.name, "mlcicd.run_id": run_id}
     features = replace(table_uri(settings, spec, "features"), frame, metadata=metadata, key=key)
     quarantine_uri = table_uri(settings, spec, "quarantine")
     quarantined = report.quarantined.with_columns(pl.lit(raw.events.version).alias("raw_version"))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlcicd_assets.io.delta import Batch, append_files, pin
-from mlcicd_assets.io.delta_log import OWN_MODEL
 from mlcicd_assets.io.landing import LandingFile, file_digest, list_files, read_file
 from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.ledger_tables import SeenFile
@@ -134,7 +133,7 @@ def _bring_up_to_date(
         dealt_with.append(
             SeenFile(file.name, file.size, file.mtime_ns, digest, status, str(verdict))
         )
-    metadata = {OWN_MODEL: spec.name, "mlcicd.run_id": run_id}
+    metadata = {"mlcicd.model": spec.name, "mlcicd.run_id": run_id}
     metadata["mlcicd.git_commit"] = code_state().commit
     added = set(append_files(uri, batches, metadata=metadata) if batches else ())
     # Only now: after a crash before this line the table itself says which digests it holds.

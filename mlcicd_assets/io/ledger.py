@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -159,12 +159,14 @@ class Ledger(LedgerDatabase):
         version: int | None = None,
         digest: str | None = None,
         reason: str,
+        data: Mapping[str, tuple[str, int]],
         intent_seq: int | None = None,
-        verdict_lines: Sequence[str] = (),
         run_id: str,
         expected_seq: int | None = None,
     ) -> Entry:
         """Book how a run ended; `intent_seq` closes that intent.
+
+        `data` is table id and version by table (`RawData.versions`): what the run was about.
 
         `version` and `digest` are None only when a run ended before there was a model.
 
@@ -175,7 +177,7 @@ class Ledger(LedgerDatabase):
         if outcome == "released" and (version is None or digest is None):
             raise LedgerError("a released outcome must name its version and digest: give both")
         body = {"outcome": outcome, "version": version, "digest": digest, "reason": reason}
-        body |= {"intent_seq": intent_seq, "verdicts": list(verdict_lines)}
+        body |= {"intent_seq": intent_seq, "data": dict(data)}
         return self.append(
             kind=OUTCOME, model=model, body=body, run_id=run_id, expected_seq=expected_seq
         )

@@ -255,6 +255,13 @@ class PipelineSpec(Frozen):
             )
         return data
 
+    def sources(self) -> list[tuple[Source, str]]:
+        """Return each source with the name of the model's own table for it."""
+        return [
+            (self.source, "raw"),
+            *([(self.label.source, "labels")] if self.label.source is not None else []),
+        ]
+
     def _named_columns(self) -> list[tuple[str, str]]:
         named = [("key", column) for column in self.key]
         named.append(("time", self.time.column))

@@ -28,6 +28,11 @@ class RawData:
     events: TableVersion
     labels: TableVersion | None
 
+    def versions(self) -> dict[str, tuple[str, int]]:
+        """Return table id and version by table: the data that an outcome in the ledger is about."""
+        named = {"raw": self.events, "labels": self.labels}
+        return {name: (table.table_id, table.version) for name, table in named.items() if table}
+
 
 @dataclass(frozen=True)
 class FeatureSet:

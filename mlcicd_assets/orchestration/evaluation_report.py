@@ -36,11 +36,10 @@ def evaluation_report(spec: PipelineSpec) -> dg.AssetsDefinition:
         made = evaluate(settings, ledger, spec, upstream)
         book_verdicts(
             ledger,
-            spec,
-            context.run.run_id,
+            upstream.data.raw,
             made.verdicts,
-            version=upstream.version,
-            digest=upstream.digest,
+            run_id=context.run.run_id,
+            model=upstream,
         )
         policy = policy_digest(spec.gates)
         report = ReportRef(upstream, made.champion_digest, policy, made.metrics)

@@ -1,7 +1,7 @@
-"""Sensor `<model>_new_data`: one run when tables or landing folders may hold new rows.
+"""Sensor `<model>_new_data`: one run while the ledger knows no outcome for the newest data.
 
 It decides on state, not on memory: a used run key is never tried again by Dagster, not even
-when its run failed, so failed runs get a new key, at most three times.
+when its run failed, so a run that ended without an outcome gets a new key, at most three times.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ MODEL_TAG, SENSOR_TAG, TRIGGER_TAG = "mlcicd/model", "mlcicd/sensor", "mlcicd/tr
 
 @dataclass(frozen=True)
 class Look:
-    """What one tick saw: log positions by table, and a name for all that is new ('' = nothing)."""
+    """What one tick saw: log positions, why a run is due ('' = it is not), a name for the state."""
 
     positions: dict[str, LogPosition]
-    want: str
-    missing: tuple[str, ...]
+    due: str
+    state: str
 
 
 def new_data_sensor(spec: PipelineSpec) -> dg.SensorDefinition:
@@ -40,67 +40,57 @@ def new_data_sensor(spec: PipelineSpec) -> dg.SensorDefinition:
         description=f"Starts {spec.name}_cicd when rows may have changed.",
     )
     def _new_data(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        cursor = json.loads(context.cursor) if context.cursor else {}
-        look = look_around(Settings.from_env(), spec, cursor.get("positions", {}))
-        done = cursor.get("done")
-        verdict = _decide(context.instance, spec.name, look, done)
-        if isinstance(verdict, dg.SkipReason) and verdict.skip_message == _SUCCEEDED:
-            done = look.want
-        positions = {uri: asdict(position) for uri, position in look.positions.items()}
-        context.update_cursor(json.dumps({"positions": positions, "done": done}))
-        return verdict
+        known = {
+            uri: LogPosition(**position)
+            for uri, position in json.loads(context.cursor or "{}").items()
+        }
+        look = look_around(Settings.from_env(), spec, known)
+        context.update_cursor(json.dumps({u: asdict(p) for u, p in look.positions.items()}))
+        return _decide(context.instance, spec.name, look)
 
     return _new_data
 
 
-_SUCCEEDED = "the run for the newest data succeeded"
-
-
-def look_around(settings: Settings, spec: PipelineSpec, known: dict[str, dict]) -> Look:
-    """Read the logs of foreign tables and list the landing folders; nothing else."""
+def look_around(settings: Settings, spec: PipelineSpec, known: dict[str, LogPosition]) -> Look:
+    """Read what is new in the tables' logs and list the landing folders; nothing else."""
+    ledger = open_ledger(settings)
+    last = ledger.last_outcome(spec.name)
+    decided: dict[str, list] = last.body["data"] if last else {}
     positions: dict[str, LogPosition] = {}
-    missing: list[str] = []
-    news: list[str] = []
-    sources = [(spec.source, "raw")]
-    if spec.label.source is not None:
-        sources.append((spec.label.source, "labels"))
-    for source, own in sources:
-        if source.landing is not None:
-            news += unseen_files(settings, open_ledger(settings), source)
-            continue
+    state: list[str] = []
+    due: list[str] = []
+    for source, own in spec.sources():
+        unseen = unseen_files(settings, ledger, source) if source.landing else []
+        if unseen:
+            due.append(f"{len(unseen)} new files in {source.landing}")
+            state += unseen
         uri = source_uri(settings, spec, source, own)
-        last = LogPosition(**known[uri]) if uri in known else None
-        position = advance(uri, last, own_model=spec.name)
+        position = advance(uri, known.get(uri))
         if position is None:
-            missing.append(uri)
             continue
         positions[uri] = position
-        news.append(f"{uri}@{position.content}")
-    want = hashlib.sha256("\n".join(sorted(news)).encode()).hexdigest()[:24] if news else ""
-    return Look(positions, want, tuple(missing))
+        state.append(f"{uri} {position.table_id} {position.content}")
+        table_id, version = decided.get(own, ("", -1))
+        if table_id != position.table_id or version < position.content:
+            due.append(f"{own} has rows of version {position.content} without an outcome")
+    name = hashlib.sha256("\n".join(sorted(state)).encode()).hexdigest()[:24]
+    return Look(positions, "; ".join(due), name)
 
 
-def _decide(
-    instance: dg.DagsterInstance, model: str, look: Look, done: str | None
-) -> dg.RunRequest | dg.SkipReason:
-    if look.missing:
-        return dg.SkipReason(f"no readable Delta table at {', '.join(look.missing)}")
-    if not look.want or look.want == done:
-        return dg.SkipReason("nothing new")
-    runs = instance.get_runs(
-        dg.RunsFilter(tags={MODEL_TAG: model, SENSOR_TAG: "new_data"}), limit=10
-    )
+def _decide(instance: dg.DagsterInstance, model: str, look: Look) -> dg.RunRequest | dg.SkipReason:
+    if not look.due:
+        return dg.SkipReason("nothing new" if look.positions else "no data yet")
+    filters = dg.RunsFilter(tags={MODEL_TAG: model, SENSOR_TAG: "new_data"})
+    runs = instance.get_runs(filters, limit=10)
     if any(not run.is_finished for run in runs):
         return dg.SkipReason("a run is in flight; looking again after it")
-    tries = [run for run in runs if run.tags.get(TRIGGER_TAG) == look.want]
-    if any(run.status == dg.DagsterRunStatus.SUCCESS for run in tries):
-        return dg.SkipReason(_SUCCEEDED)
+    tries = [run for run in runs if run.tags.get(TRIGGER_TAG) == look.state]
     if len(tries) >= MAX_TRIES:
         return dg.SkipReason(
-            f"this data failed {MAX_TRIES} times; fix the cause shown in the runs, then "
-            "materialize by hand or deliver new data"
+            f"{MAX_TRIES} runs for this data ended without an outcome; fix the cause shown in "
+            "them, then materialize by hand or deliver new data"
         )
+    tags = {MODEL_TAG: model, SENSOR_TAG: "new_data", TRIGGER_TAG: look.state}
     return dg.RunRequest(
-        run_key=f"{look.want}:{len(tries)}",
-        tags={MODEL_TAG: model, SENSOR_TAG: "new_data", TRIGGER_TAG: look.want},
+        run_key=f"{look.state}:{len(tries)}", tags={**tags, "mlcicd/why": look.due[:250]}
     )

@@ -29,7 +29,13 @@ def validated_features(spec: PipelineSpec) -> dg.AssetsDefinition:
     def _validated_features(context: dg.AssetExecutionContext, upstream: RawData):
         settings = Settings.from_env()
         made = make_features(settings, spec, upstream, run_id=context.run.run_id)
-        book_verdicts(open_ledger(settings), spec, context.run.run_id, made.verdicts)
+        book_verdicts(
+            open_ledger(settings),
+            upstream,
+            made.verdicts,
+            run_id=context.run.run_id,
+            model=spec.name,
+        )
         features = made.data.features
         return dg.MaterializeResult(
             value=made.data,

@@ -10,7 +10,7 @@ import dagster as dg
 from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.spec import PipelineSpec
-from mlcicd_assets.ml.values import Verdict
+from mlcicd_assets.ml.values import ModelVersionRef, RawData, Verdict
 from mlcicd_assets.orchestration.json_values import JSON_VALUES_KEY
 
 Asset = Callable[[Callable[..., Any]], dg.AssetsDefinition]
@@ -84,18 +84,31 @@ def open_ledger(settings: Settings) -> Ledger:
 
 
 def book_verdicts(
-    ledger: Ledger, spec: PipelineSpec, run_id: str, verdicts: Sequence[Verdict], **subject: Any
+    ledger: Ledger,
+    raw: RawData,
+    verdicts: Sequence[Verdict],
+    *,
+    run_id: str,
+    model: ModelVersionRef | str,
 ) -> None:
     """Write verdicts to the ledger; a failed one also books the outcome *blocked* there and then.
 
     The endpoint never runs after a failed gate, so nobody else would book it.
     """
+    ref = model if isinstance(model, ModelVersionRef) else None
+    name = ref.model if ref else str(model)
     for verdict in verdicts:
-        ledger.record_verdict(spec.name, verdict, run_id=run_id)
+        ledger.record_verdict(name, verdict, run_id=run_id)
     failed = [str(verdict) for verdict in verdicts if not verdict.passed]
     if failed:
         ledger.record_outcome(
-            spec.name, outcome="blocked", reason="; ".join(failed), run_id=run_id, **subject
+            name,
+            "blocked",
+            version=ref.version if ref else None,
+            digest=ref.digest if ref else None,
+            reason="; ".join(failed),
+            data=raw.versions(),
+            run_id=run_id,
         )
 
 

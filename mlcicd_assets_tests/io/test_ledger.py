@@ -1,12 +1,15 @@
+import fcntl
 import multiprocessing
+import os
 import re
 import sqlite3
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mlcicd_assets.io.ledger import EMPTY, INTENT, Head, Ledger
+from mlcicd_assets.io.ledger import EMPTY, INTENT, Head, Ledger, _hash
 from mlcicd_assets.io.ledger_tables import SeenFile, TrainedRecord, utc_now
 from mlcicd_assets.ml.errors import LedgerError, LedgerMoved
 from mlcicd_assets.ml.values import Verdict
@@ -96,6 +99,21 @@ def test_nothing_is_created_before_the_first_use(url, tmp_path):
     assert ledger.verify_chain() == []
 
 
+def test_a_first_process_waits_while_another_one_creates_the_database(url, tmp_path):
+    # Switching to WAL at the same moment fails at once in spite of busy_timeout: 21 of 3,200.
+    folder = tmp_path / "new"
+    folder.mkdir()
+    handle = os.open(folder, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    second = threading.Thread(target=Ledger(url).head)
+    second.start()
+    second.join(timeout=0.5)
+    assert list(folder.iterdir()) == []
+    os.close(handle)
+    second.join()
+    assert (folder / "ledger.db").exists()
+
+
 def test_entries_are_chained_and_survive_reopening(url, ledger):
     first, second = add(ledger), add(ledger, model="other", kind="else")
     assert (first.seq, first.prev_seq, first.prev_hash) == (1, 0, EMPTY.hash)
@@ -176,6 +194,23 @@ def test_an_entry_edited_with_a_new_hash_breaks_the_link(url, ledger):
     problems = ledger.verify_chain()
     assert problems[0].startswith("entry 2 was edited")
     assert problems[1:] == ["entry 3 does not continue entry 2: the chain is broken"]
+
+
+def test_an_edited_link_is_found(url, ledger):
+    for _ in range(2):
+        add(ledger)
+    tamper(url, f"UPDATE ledger_entries SET prev_hash = '{'a' * 64}' WHERE seq = 1")  # noqa: S608
+    assert ledger.verify_chain() == [
+        "entry 1 was edited: its content does not give its hash",
+        "entry 1 does not continue entry 0: the chain is broken",
+    ]
+
+
+def test_a_forged_link_is_found_though_its_hash_is_right(url, ledger):
+    add(ledger)
+    row = {**ledger._rows(None, None)[0], "prev_seq": 7}
+    tamper(url, f"UPDATE ledger_entries SET prev_seq = 7, hash = '{_hash(row)}'")  # noqa: S608
+    assert ledger.verify_chain() == ["entry 1 does not continue entry 0: the chain is broken"]
 
 
 def test_a_removed_entry_is_found(url, ledger):

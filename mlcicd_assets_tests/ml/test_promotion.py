@@ -1,5 +1,4 @@
 import math
-from dataclasses import asdict
 
 import pytest
 
@@ -22,12 +21,11 @@ def judged(comparison: Comparison | None, champion: str | None = OLD):
     )
 
 
-@pytest.mark.parametrize("lower", [0.01, math.nan])
+@pytest.mark.parametrize("lower", [0.01, -0.01])
 def test_the_comparison_is_read_back_from_its_verdict(lower):
     comparison = compared(lower)
     kept = comparison_of(judged(comparison))
-    assert kept is not None
-    assert asdict(kept) == pytest.approx(asdict(comparison), nan_ok=True)
+    assert kept == comparison
     decision = decide(comparison=kept, champion_digest=OLD, candidate_digest=NEW)
     assert decision.superior is (lower > 0)
 
