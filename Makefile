@@ -10,6 +10,7 @@ export OMP_NUM_THREADS ?= 1
 # Dagster takes dagster.yaml from the repository root, whatever the caller has set.
 unexport DAGSTER_HOME
 export DAGSTER_DISABLE_TELEMETRY := 1
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 .PHONY: run test check ui serve stop prove clean setup lock
 
@@ -54,8 +55,8 @@ $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(BIN)/uv || { sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.txt && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt; }
-	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
-	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
 lock: $(READY)  ## Resolve pyproject.toml again

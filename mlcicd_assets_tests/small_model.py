@@ -36,6 +36,7 @@ def attributes(**changes: Any) -> dict[str, Any]:
             "delay_days": 7,
         },
     ]
+    plain["contract"]["rows"] = {"min": 100, "max": 5_000}  # of one file, not of the table
     plain["split"]["holdout_days"] = 10
     plain["training"]["parameters"] = {"max_iter": 30, "learning_rate": 0.1}
     plain["gates"]["floors"] = {"roc_auc": 0.6, "average_precision": 0.1}

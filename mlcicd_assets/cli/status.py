@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from mlcicd_assets.io.endpoint import model_status
 from mlcicd_assets.io.ledger import Ledger
@@ -42,11 +41,11 @@ def status(
     if as_json:
         typer.echo(json.dumps([asdict(state) for state in states], indent=2))
         return
-    console = Console()
+    console = Console(highlight=False)
     if not states:
         console.print("no model has run yet: `make run`, or `dagster job execute -m ... -j ...`")
-        return
-    console.print(_table(states))
+    for state in states:
+        _show(console, state)
 
 
 def _state(settings: Settings, ledger: Ledger, model: str) -> ModelState:
@@ -74,24 +73,16 @@ def _served(url: str, model: str, token: str | None) -> str:
     return f"v{answer.version}" if answer else "not live"
 
 
-def _table(states: list[ModelState]) -> Table:
-    table = Table(title="What is live")
-    for heading in ("model", "live", "since (UTC)", "why", "served", "last outcome", "reason"):
-        table.add_column(heading, overflow="fold")
-    for state in states:
-        served = ", ".join(f"{answer} at {url}" for url, answer in state.served.items())
-        table.add_row(
-            state.model,
-            f"v{state.live_version}" if state.live_version else "-",
-            (state.since or "-")[:19],
-            state.why or "-",
-            served,
-            _coloured(state.last_outcome),
-            state.last_reason or "-",
-        )
-    return table
+def _show(console: Console, state: ModelState) -> None:
+    live = f"v{state.live_version}" if state.live_version else "nothing"
+    console.print(f"[bold]{state.model}[/]  live: [bold]{live}[/] since {_time(state.since)}")
+    console.print(f"  why       {state.why or '-'}")
+    for url, answer in state.served.items():
+        console.print(f"  served    {answer} at {url}")
+    colour = {"released": "green", "kept": "cyan", "blocked": "red"}.get(state.last_outcome or "")
+    outcome = f"[{colour}]{state.last_outcome}[/]" if colour else "-"
+    console.print(f"  last run  {outcome} at {_time(state.last_at)}: {state.last_reason or '-'}")
 
 
-def _coloured(outcome: str | None) -> str:
-    colour = {"released": "green", "kept": "cyan", "blocked": "red"}.get(outcome or "", "white")
-    return f"[{colour}]{outcome or '-'}[/]"
+def _time(moment: str | None) -> str:
+    return f"{moment[:19].replace('T', ' ')} UTC" if moment else "-"

@@ -29,7 +29,7 @@ from mlcicd_assets.ml.errors import (
     ReleaseError,
     SmokeTestFailed,
 )
-from mlcicd_assets.ml.gates import NOT_WORSE, REQUIRED_GATES, refusals
+from mlcicd_assets.ml.gates import NOT_WORSE, refusals
 from mlcicd_assets.ml.promotion import comparison_of, decide
 from mlcicd_assets.ml.values import Outcome, ReleaseRef, ReportRef
 
@@ -77,10 +77,7 @@ class Delivery:
         verdicts = self.ledger.latest_verdicts(
             candidate.model, subjects={candidate.digest, data_subject}, policy=policy
         )
-        # What is live already is compared with nothing; every other gate holds for it, too.
-        is_live = candidate.digest == champion
         refused = refusals(
-            required=[gate for gate in REQUIRED_GATES if not (is_live and gate == NOT_WORSE)],
             verdicts=verdicts,
             data_subject=data_subject,
             model_subject=candidate.digest,
@@ -92,7 +89,7 @@ class Delivery:
             self._book("blocked", report, reason=reason, expected_seq=head.seq)
             raise GateBlocked(f"{candidate.model} v{candidate.version} is blocked: {reason}")
         decision = decide(
-            comparison=None if is_live else comparison_of(verdicts[NOT_WORSE, candidate.digest]),
+            comparison=comparison_of(verdicts.get((NOT_WORSE, candidate.digest))),
             champion_digest=champion,
             candidate_digest=candidate.digest,
         )

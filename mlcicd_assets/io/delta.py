@@ -20,17 +20,9 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-FILES = "mlcicd.files"
-KEY = "mlcicd.key"
 ATTEMPTS = 5
+# Others would be misread: deleted rows come back, mapped columns are read as nulls.
 READABLE = frozenset({"timestampNtz", "vacuumProtocolCheck"})
-REFUSED = {
-    "deletionVectors": "deleted rows would come back",
-    "columnMapping": "columns would be read as nulls",
-    "v2Checkpoint": "its log cannot be read",
-}
-# What delta-rs itself writes into a commit; the rest of an entry is ours.
-COMMIT_INFO = frozenset({"operation", "engineInfo", "clientVersion", "userName", "isolationLevel"})
 
 
 @dataclass(frozen=True)
@@ -82,20 +74,17 @@ def scan(version: TableVersion) -> "pl.LazyFrame":
 def append_files(
     uri: str, batches: Sequence[Batch], *, metadata: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Append the batches that are not in the table yet, in one commit; make the table if missing.
+    """Append the batches (one at least) that are not in the table yet, in one commit.
 
-    Effectively once: each digest is an application transaction of the commit, so that a repeated
-    or concurrent call adds nothing twice. Returns the digests that this call added.
+    Makes the table if missing. Effectively once: each digest is an application transaction of the
+    commit, so that a repeated or concurrent call adds nothing twice. Returns the digests that
+    this call added.
 
     Raises:
         SchemaMismatch: a batch differs from the table.
         DataError: other writers were faster five times.
     """
-    unique = {batch.digest: batch for batch in reversed(batches)}
-    ordered = [batch for batch in batches if unique[batch.digest] is batch]
-    if not ordered:
-        return ()
-    return _retried(uri, lambda: _append_new(uri, ordered, metadata=metadata))
+    return _retried(uri, lambda: _append_new(uri, batches, metadata=metadata))
 
 
 def replace(
@@ -106,91 +95,37 @@ def replace(
     When the latest commit carries the same key, nothing is written.
 
     Raises:
-        DataError: another writer got in between, or was faster five times.
+        DataError: other writers were faster five times.
     """
-    return _retried(uri, lambda: _replace_once(uri, frame, {**metadata, KEY: key}))
-
-
-def last_metadata(uri: str) -> dict[str, str]:
-    """Return what the writer of the latest commit said about it (`mlcicd.*` and the like).
-
-    Raises:
-        DataError: there is no readable table.
-    """
-    return {
-        name: value
-        for name, value in _open(uri).history(1)[0].items()
-        if isinstance(value, str) and name not in COMMIT_INFO
-    }
+    return _retried(uri, lambda: _replace_once(uri, frame, metadata=metadata, key=key))
 
 
 def _open(uri: str, *, version: int | None = None) -> "DeltaTable":
     from deltalake import DeltaTable
-    from deltalake.exceptions import DeltaError, TableNotFoundError
+    from deltalake.exceptions import DeltaError
 
     try:
         table = DeltaTable(uri, version=version)
-    except TableNotFoundError as error:
-        raise DataError(f"there is no Delta table at {uri}: land data first") from error
     except (DeltaError, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(
             f"the Delta table at {uri} (version {'latest' if version is None else version}) cannot "
-            f"be opened: {reason}. Pin a version that exists, or restore the table's log"
+            f"be opened: {reason}. If there is none yet, land data first; else pin a version that "
+            "exists, or restore its log"
         ) from error
-    _check_readable(table, uri)
-    _check_head(table, uri)
-    return table
-
-
-def _check_readable(table: "DeltaTable", uri: str) -> None:
-    needed = set(table.protocol().reader_features or ())
+    needed = set(table.protocol().reader_features or ()) - READABLE
     if table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
         needed.add("columnMapping")
-    for feature in sorted(needed - READABLE):
+    if needed:
         raise DataError(
-            f"the table at {uri} needs the reader feature '{feature}', which is refused: "
-            f"{REFUSED.get(feature, 'it is not known here')}. Rewrite the table without it"
+            f"the table at {uri} needs the reader features {sorted(needed)}, which are refused: "
+            "rows would be misread. Rewrite the table without them"
         )
-
-
-def _check_head(table: "DeltaTable", uri: str) -> None:
-    """Refuse an empty last commit: after a power loss it reads as a valid one without rows."""
     head = Path(uri) / "_delta_log" / f"{table.version():020d}.json"
     if "://" not in uri and head.is_file() and head.stat().st_size == 0:
+        # It would be read as a valid commit without rows.
         raise DataError(f"{head} is empty, as after a power loss: remove it, and land again")
-
-
-def _append_new(
-    uri: str, batches: Sequence[Batch], *, metadata: Mapping[str, str]
-) -> tuple[str, ...]:
-    import pyarrow as pa
-    from deltalake import CommitProperties, Transaction, write_deltalake
-
-    table = _open_or_create(uri, batches[0].table.schema)
-    schema = pa.schema(table.schema().to_arrow())
-    for batch in batches:
-        # delta-rs casts silently on write: 1.9 would become 1.
-        check_schema(batch.table.schema, schema, what=f"{batch.name} for {uri}")
-    new = [batch for batch in batches if table.transaction_version(_transaction(batch)) is None]
-    if not new:
-        return ()
-    files = json.dumps({batch.name: batch.digest for batch in new})
-    # Written with the very handle that was asked: a digest committed meanwhile is a conflict.
-    write_deltalake(
-        table,
-        pa.concat_tables([batch.table.select(schema.names) for batch in new]),
-        mode="append",
-        commit_properties=CommitProperties(
-            custom_metadata={**metadata, FILES: files},
-            app_transactions=[Transaction(_transaction(batch), 1) for batch in new],
-        ),
-    )
-    return tuple(batch.digest for batch in new)
-
-
-def _transaction(batch: Batch) -> str:
-    return f"mlcicd:{batch.digest}"
+    return table
 
 
 def _open_or_create(uri: str, schema: "pa.Schema") -> "DeltaTable":
@@ -205,40 +140,61 @@ def _open_or_create(uri: str, schema: "pa.Schema") -> "DeltaTable":
     return _open(uri)
 
 
-def _replace_once(uri: str, frame: "pl.DataFrame", metadata: dict[str, str]) -> TableVersion:
+def _append_new(
+    uri: str, batches: Sequence[Batch], *, metadata: Mapping[str, str]
+) -> tuple[str, ...]:
+    import pyarrow as pa
+    from deltalake import CommitProperties, Transaction, write_deltalake
+
+    table = _open_or_create(uri, batches[0].table.schema)
+    schema = pa.schema(table.schema().to_arrow())
+    for batch in batches:
+        # delta-rs casts silently on write: 1.9 would become 1.
+        check_schema(batch.table.schema, schema, what=f"{batch.name} for {uri}")
+    marks = {f"mlcicd:{batch.digest}": batch for batch in batches}
+    new = {mark: b for mark, b in marks.items() if table.transaction_version(mark) is None}
+    if not new:
+        return ()
+    files = json.dumps({batch.name: batch.digest for batch in new.values()})
+    # Written with the very handle that was asked: a digest committed meanwhile is a conflict.
+    write_deltalake(
+        table,
+        pa.concat_tables([batch.table.select(schema.names) for batch in new.values()]),
+        mode="append",
+        commit_properties=CommitProperties(
+            custom_metadata={**metadata, "mlcicd.files": files},
+            app_transactions=[Transaction(mark, 1) for mark in new],
+        ),
+    )
+    return tuple(batch.digest for batch in new.values())
+
+
+def _replace_once(
+    uri: str, frame: "pl.DataFrame", *, metadata: Mapping[str, str], key: str
+) -> TableVersion:
     from deltalake import CommitProperties, Transaction, write_deltalake
 
     table = _open_or_create(uri, frame.head(0).to_arrow().schema)
-    # Asked of the handle: history() reads the newest commits, but numbers them from the handle's.
-    mark = f"{KEY}:{metadata[KEY]}"
-    if table.transaction_version(mark) == table.version():
-        return pin(uri, version=table.version())
-    once = CommitProperties(
-        custom_metadata=metadata,
-        # No silent rebase: an overwrite on top of rows that it never saw would keep them.
-        max_commit_retries=0,
-        app_transactions=[Transaction(mark, table.version() + 1)],
-    )
-    write_deltalake(table, frame, mode="overwrite", schema_mode="overwrite", commit_properties=once)
-    pinned = pin(uri, version=table.version())
-    if pinned.rows != frame.height:
-        raise DataError(
-            f"{pinned} has {pinned.rows} rows, not the {frame.height} written: another writer uses "
-            "this table; give it a table of its own, and run again"
+    mark = f"mlcicd.key:{key}"
+    if table.transaction_version(mark) != table.version():
+        once = CommitProperties(
+            custom_metadata=dict(metadata),
+            # No silent rebase: an overwrite on top of rows that it never saw would keep them.
+            max_commit_retries=0,
+            app_transactions=[Transaction(mark, table.version() + 1)],
         )
-    return pinned
+        write_deltalake(
+            table, frame, mode="overwrite", schema_mode="overwrite", commit_properties=once
+        )
+    return pin(uri, version=table.version())
 
 
 def _retried(uri: str, write: Callable[[], Result]) -> Result:
     from deltalake.exceptions import CommitFailedError
 
-    failure: CommitFailedError | None = None
     for attempt in range(ATTEMPTS):
         try:
             return write()
-        except CommitFailedError as error:
-            failure = error
+        except CommitFailedError:
             time.sleep(random.uniform(0.01, 0.05) * 2**attempt)  # noqa: S311
-    raise DataError(
-        f"{ATTEMPTS} writes to {uri} met other writers; last: {failure}. Run it again"
-    ) from failure
+    raise DataError(f"{ATTEMPTS} writes to {uri} met other writers each time: run it again")

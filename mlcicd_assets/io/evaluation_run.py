@@ -70,7 +70,6 @@ def evaluate(
         metric_floors_gate(metrics, rows=len(labels), subject=candidate.digest, gates=spec.gates),
         champion_gate(
             comparison,
-            same_bundle=champion is not None and champion.digest == candidate.digest,
             gates=spec.gates,
             subject=candidate.digest,
             champion_digest=champion.digest if champion else None,

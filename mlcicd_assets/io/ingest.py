@@ -4,9 +4,7 @@ A landing file is judged before it is appended: one that breaks its contract sta
 is refused again by every run, and is taken as soon as it was corrected or removed.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlcicd_assets.io.delta import Batch, append_files, pin
@@ -15,7 +13,7 @@ from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.ledger_tables import SeenFile
 from mlcicd_assets.io.provenance import code_state
 from mlcicd_assets.io.settings import Settings
-from mlcicd_assets.ml.contract import RuleBreak, check_batch, event_schema, label_schema
+from mlcicd_assets.ml.contract import check_batch, event_schema, label_schema
 from mlcicd_assets.ml.errors import SchemaMismatch, UnreadableFile
 from mlcicd_assets.ml.gates import contract_gate
 from mlcicd_assets.ml.spec import PipelineSpec, Source
@@ -23,8 +21,6 @@ from mlcicd_assets.ml.values import RawData, TableVersion, Verdict
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Judge = Callable[[LandingFile, str], "tuple[pa.Table | None, Verdict]"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,9 @@ def source_uri(settings: Settings, spec: PipelineSpec, source: Source, own: str)
 
 def unseen_files(settings: Settings, ledger: Ledger, source: Source) -> list[str]:
     """Name each landing file that no run has dealt with in this form (name, size, time)."""
-    folder = _folder(settings, source)
+    if source.landing is None:
+        return []
+    folder = settings.landing / source.landing
     seen = ledger.seen_files(str(folder))
     return [
         f"{file.path}:{file.size}:{file.mtime_ns}"
@@ -73,31 +71,15 @@ def ingest(settings: Settings, ledger: Ledger, spec: PipelineSpec, *, run_id: st
     Raises:
         DataError: a table cannot be read, or there is no data at all.
     """
-
-    def judge_events(file: LandingFile, digest: str) -> "tuple[pa.Table | None, Verdict]":
-        return _judge_events(file, digest, spec)
-
-    def judge_labels(file: LandingFile, digest: str) -> "tuple[pa.Table | None, Verdict]":
-        return _judge_labels(file, digest, spec)
-
-    events = _bring_up_to_date(
-        settings, ledger, spec, source=spec.source, own="raw", judge=judge_events, run_id=run_id
-    )
-    if spec.label.source is None:
-        return Ingested(RawData(events.version, None), events.taken, events.refused)
-    labels = _bring_up_to_date(
-        settings,
-        ledger,
-        spec,
-        source=spec.label.source,
-        own="labels",
-        judge=judge_labels,
-        run_id=run_id,
-    )
+    parts = {
+        own: _bring_up_to_date(settings, ledger, spec, source=source, own=own, run_id=run_id)
+        for source, own in spec.sources()
+    }
+    labels = parts.get("labels")
     return Ingested(
-        RawData(events.version, labels.version),
-        (*events.taken, *labels.taken),
-        (*events.refused, *labels.refused),
+        RawData(parts["raw"].version, labels.version if labels else None),
+        tuple(name for part in parts.values() for name in part.taken),
+        tuple(refusal for part in parts.values() for refusal in part.refused),
     )
 
 
@@ -108,13 +90,12 @@ def _bring_up_to_date(
     *,
     source: Source,
     own: str,
-    judge: Judge,
     run_id: str,
 ) -> _Part:
     uri = source_uri(settings, spec, source, own)
-    if source.table is not None:
+    if source.landing is None:
         return _Part(pin(uri))
-    folder = _folder(settings, source)
+    folder = settings.landing / source.landing
     seen = ledger.seen_files(str(folder))
     dealt_with: list[SeenFile] = []
     batches: list[Batch] = []
@@ -124,12 +105,12 @@ def _bring_up_to_date(
         if known is not None and known.status == "ingested" and _is_seen(file, known):
             continue
         digest = file_digest(file.path)
-        table, verdict = judge(file, digest)
-        status = "refused" if table is None else "ingested"
-        if table is None:
-            refused.append((file.name, verdict))
-        else:
+        table, verdict = _judge(file, digest, spec, is_events=own == "raw")
+        if verdict.passed:
             batches.append(Batch(digest, file.name, table))
+        else:
+            refused.append((file.name, verdict))
+        status = "ingested" if verdict.passed else "refused"
         dealt_with.append(
             SeenFile(file.name, file.size, file.mtime_ns, digest, status, str(verdict))
         )
@@ -142,59 +123,35 @@ def _bring_up_to_date(
     return _Part(pin(uri), taken, tuple(refused))
 
 
-def _judge_events(
-    file: LandingFile, digest: str, spec: PipelineSpec
+def _judge(
+    file: LandingFile, digest: str, spec: PipelineSpec, *, is_events: bool
 ) -> "tuple[pa.Table | None, Verdict]":
+    """Read a file and hold it against the contract; labels have only a schema, without nulls."""
     import polars as pl
 
+    schema = event_schema(spec) if is_events else label_schema(spec)
+    table, rows, quarantined = None, 0, 0
+    broken: dict[str, int] = {}
+    failures: list[tuple[str, str, str]] = []
     try:
-        table = read_file(file.path, schema=event_schema(spec), time=spec.time)
+        table = read_file(file.path, schema=schema, time=spec.time if is_events else None)
+        rows = table.num_rows
+        if is_events:
+            report = check_batch(pl.DataFrame(table), spec)
+            quarantined, broken = report.quarantined.height, report.broken
+            failures = [astuple(failure) for failure in report.failures]
+        elif nulls := sum(column.null_count for column in table.columns):
+            failures = [("nullable", f"{nulls} empty fields", "0")]
     except (SchemaMismatch, UnreadableFile) as error:
-        return None, _broken(digest, spec, "schema", str(error))
-    report = check_batch(pl.DataFrame(table), spec)
-    verdict = contract_gate(
-        rows=report.rows,
-        quarantined=report.quarantined.height,
-        failures=[astuple(failure) for failure in report.failures],
-        broken=report.broken,
-        subject=digest,
-        gates=spec.gates,
-    )
-    return (table if verdict.passed else None), verdict
-
-
-def _judge_labels(
-    file: LandingFile, digest: str, spec: PipelineSpec
-) -> "tuple[pa.Table | None, Verdict]":
-    try:
-        table = read_file(file.path, schema=label_schema(spec), time=None)
-    except (SchemaMismatch, UnreadableFile) as error:
-        return None, _broken(digest, spec, "schema", str(error))
-    nulls = sum(column.null_count for column in table.columns)
-    if nulls:
-        return None, _broken(digest, spec, "nullable", f"{nulls} empty fields", rows=table.num_rows)
-    return table, _contract(digest, spec, rows=table.num_rows)
-
-
-def _broken(digest: str, spec: PipelineSpec, rule: str, observed: str, *, rows: int = 0) -> Verdict:
-    return _contract(digest, spec, rows=rows, failures=[RuleBreak(rule, observed, "as declared")])
-
-
-def _contract(
-    digest: str, spec: PipelineSpec, *, rows: int, failures: Sequence[RuleBreak] = ()
-) -> Verdict:
-    return contract_gate(
+        failures = [("schema", str(error), "as declared")]
+    return table, contract_gate(
         rows=rows,
-        quarantined=0,
-        failures=[astuple(failure) for failure in failures],
-        broken={},
+        quarantined=quarantined,
+        failures=failures,
+        broken=broken,
         subject=digest,
         gates=spec.gates,
     )
-
-
-def _folder(settings: Settings, source: Source) -> Path:
-    return settings.landing / (source.landing or "")
 
 
 def _is_seen(file: LandingFile, known: SeenFile | None) -> bool:

@@ -12,9 +12,7 @@ from mlcicd_assets.io.ledger_tables import LedgerDatabase, entries, utc_now
 from mlcicd_assets.ml.errors import LedgerError, LedgerMoved
 from mlcicd_assets.ml.values import Outcome, Verdict
 
-VERDICT, INTENT, OUTCOME = "verdict", "intent", "outcome"
-
-BookedOutcome = Outcome | Literal["abandoned"]
+Kind = Literal["verdict", "intent", "outcome"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Entry:
     prev_seq: int
     prev_hash: str
     hash: str
-    kind: str
+    kind: Kind
     model: str
     run_id: str
     at: str
@@ -45,13 +43,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Live:
-    """The version that the newest released outcome names."""
+    """The version that the newest released outcome names, since when and why."""
 
     version: int
     digest: str
-    seq: int
     at: str
-    run_id: str
     reason: str
 
 
@@ -63,7 +59,7 @@ class Ledger(LedgerDatabase):
     accidents, not attackers. Edited rows are refused when they are read; `verify_chain` also
     finds removed ones, and with the heads written into pointers a ledger rewritten as a whole.
 
-    Every method raises LedgerError when the database does not answer.
+    Every method raises LedgerError when the database does not answer or an entry was edited.
     """
 
     def head(self) -> Head:
@@ -74,7 +70,7 @@ class Ledger(LedgerDatabase):
     def append(
         self,
         *,
-        kind: str,
+        kind: Kind,
         model: str,
         body: Mapping[str, Any],
         run_id: str,
@@ -84,9 +80,8 @@ class Ledger(LedgerDatabase):
 
         Raises:
             LedgerMoved: the head is no longer `expected_seq`; nothing was written.
-            LedgerError: `body` has no JSON form (NaN has none).
+            ValueError: `body` has no JSON form (NaN has none).
         """
-        text = _body_text(body)
         with self._writing() as connection:
             head = _head(connection)
             if expected_seq is not None and head.seq != expected_seq:
@@ -96,20 +91,22 @@ class Ledger(LedgerDatabase):
                 )
             row: dict[str, Any] = {"seq": head.seq + 1, "prev_seq": head.seq}
             row |= {"prev_hash": head.hash, "kind": kind, "model": model}
-            row |= {"run_id": run_id, "at": utc_now(), "body": text}
+            row |= {"run_id": run_id, "at": utc_now(), "body": _canonical_json(body)}
             row["hash"] = _hash(row)
             connection.execute(entries.insert().values(row))
         return _entry(row)
 
     def entries(
-        self, *, model: str | None = None, kinds: Collection[str] | None = None
+        self, *, model: str | None = None, kinds: Collection[Kind] | None = None
     ) -> list[Entry]:
-        """Return entries oldest first, of one model or all, of some kinds or all.
-
-        Raises:
-            LedgerError: one of them was edited after it was written.
-        """
-        return [_entry(row) for row in self._rows(model, kinds)]
+        """Return entries oldest first, of one model or all, of some kinds or all."""
+        query = sa.select(entries).order_by(entries.c.seq)
+        if model is not None:
+            query = query.where(entries.c.model == model)
+        if kinds is not None:
+            query = query.where(entries.c.kind.in_(kinds))
+        with self._reading() as connection:
+            return [_entry(row) for row in connection.execute(query).mappings()]
 
     def verify_chain(self, *, known_heads: Collection[Head] = ()) -> list[str]:
         """Return every break of the chain in words; empty means that it is whole.
@@ -117,36 +114,38 @@ class Ledger(LedgerDatabase):
         `known_heads` are heads kept elsewhere (release pointers): without them a shortened or
         wholly rewritten ledger looks whole.
         """
-        rows = self._rows(None, None)
+        with self._reading() as connection:
+            rows = connection.execute(sa.select(entries).order_by(entries.c.seq)).mappings().all()
         problems: list[str] = []
-        before = EMPTY
+        heads = [EMPTY]
         for row in rows:
-            problems += _breaks(row, before)
-            before = Head(row["seq"], row["hash"])
-        hashes = {EMPTY.seq: EMPTY.hash} | {row["seq"]: row["hash"] for row in rows}
-        problems += [
+            seq, before = row["seq"], heads[-1]
+            if _hash(row) != row["hash"]:
+                problems.append(f"entry {seq} was edited: its content does not give its hash")
+            link = (seq, row["prev_seq"], row["prev_hash"])
+            if link != (before.seq + 1, before.seq, before.hash):
+                problems.append(f"entry {seq} does not continue entry {before.seq}")
+            heads.append(Head(seq, row["hash"]))
+        return problems + [
             f"entry {head.seq} is not the one that a release was bound to: the ledger was "
             "shortened or rewritten; restore it from a backup"
             for head in known_heads
-            if hashes.get(head.seq) != head.hash
+            if head not in heads
         ]
-        return problems
 
     def record_verdict(self, model: str, verdict: Verdict, *, run_id: str) -> Entry:
         """Book one gate's answer."""
-        return self.append(kind=VERDICT, model=model, body=asdict(verdict), run_id=run_id)
+        return self.append(kind="verdict", model=model, body=asdict(verdict), run_id=run_id)
 
     def latest_verdicts(
         self, model: str, *, subjects: Collection[str], policy: str
     ) -> dict[tuple[str, str], Verdict]:
         """Return the newest verdict per (gate, subject) under exactly this policy."""
-        quoted = [json.dumps(subject) for subject in subjects]
-        newest: dict[tuple[str, str], dict[str, Any]] = {}
-        for row in self._rows(model, (VERDICT,)):
-            if any(text in row["body"] for text in quoted):  # spares parsing all the others
-                body = _entry(row).body
-                if body["subject"] in subjects and body["policy"] == policy:
-                    newest[body["gate"], body["subject"]] = body
+        newest = {
+            (body["gate"], body["subject"]): body
+            for body in (entry.body for entry in self.entries(model=model, kinds=("verdict",)))
+            if body["subject"] in subjects and body["policy"] == policy
+        }
         # A verdict with other fields is from another release of this package: as good as none.
         names = {field.name for field in fields(Verdict)}
         return {key: Verdict(**body) for key, body in newest.items() if set(body) == names}
@@ -154,7 +153,7 @@ class Ledger(LedgerDatabase):
     def record_outcome(
         self,
         model: str,
-        outcome: BookedOutcome,
+        outcome: Outcome,
         *,
         version: int | None = None,
         digest: str | None = None,
@@ -167,7 +166,6 @@ class Ledger(LedgerDatabase):
         """Book how a run ended; `intent_seq` closes that intent.
 
         `data` is table id and version by table (`RawData.versions`): what the run was about.
-
         `version` and `digest` are None only when a run ended before there was a model.
 
         Raises:
@@ -179,39 +177,28 @@ class Ledger(LedgerDatabase):
         body = {"outcome": outcome, "version": version, "digest": digest, "reason": reason}
         body |= {"intent_seq": intent_seq, "data": dict(data)}
         return self.append(
-            kind=OUTCOME, model=model, body=body, run_id=run_id, expected_seq=expected_seq
+            kind="outcome", model=model, body=body, run_id=run_id, expected_seq=expected_seq
         )
 
     def live(self, model: str) -> Live | None:
         """Return what the newest released outcome made live; None before the first release."""
-        for row in reversed(self._rows(model, (OUTCOME,))):
-            entry = _entry(row)
-            if entry.body["outcome"] == "released":
-                return Live(
-                    version=entry.body["version"],
-                    digest=entry.body["digest"],
-                    seq=entry.seq,
-                    at=entry.at,
-                    run_id=entry.run_id,
-                    reason=entry.body["reason"],
-                )
+        for entry in reversed(self.entries(model=model, kinds=("outcome",))):
+            body = entry.body
+            if body["outcome"] == "released":
+                return Live(body["version"], body["digest"], entry.at, body["reason"])
         return None
 
     def unfinished_intent(self, model: str) -> Entry | None:
-        """Return the newest intent that no later outcome names: a release that was cut off."""
-        answered: set[int | None] = set()
-        for row in reversed(self._rows(model, (INTENT, OUTCOME))):
-            entry = _entry(row)
-            if entry.kind == OUTCOME:
-                answered.add(entry.body["intent_seq"])
-            elif entry.seq not in answered:
-                return entry
-        return None
+        """Return the newest intent that no outcome names: a release that was cut off."""
+        booked = self.entries(model=model, kinds=("intent", "outcome"))
+        finished = {entry.body["intent_seq"] for entry in booked if entry.kind == "outcome"}
+        open_ones = [e for e in booked if e.kind == "intent" and e.seq not in finished]
+        return open_ones[-1] if open_ones else None
 
     def last_outcome(self, model: str) -> Entry | None:
         """Return how the model's newest finished run ended."""
-        rows = self._rows(model, (OUTCOME,))
-        return _entry(rows[-1]) if rows else None
+        outcomes = self.entries(model=model, kinds=("outcome",))
+        return outcomes[-1] if outcomes else None
 
     def models(self) -> list[str]:
         """Return the names of all models that the ledger knows, sorted."""
@@ -219,37 +206,14 @@ class Ledger(LedgerDatabase):
         with self._reading() as connection:
             return sorted(connection.execute(query).scalars())
 
-    def _rows(self, model: str | None, kinds: Collection[str] | None) -> list[dict[str, Any]]:
-        query = sa.select(entries).order_by(entries.c.seq)
-        if model is not None:
-            query = query.where(entries.c.model == model)
-        if kinds is not None:
-            query = query.where(entries.c.kind.in_(kinds))
-        with self._reading() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
 
-
-def canonical_json(value: Mapping[str, Any]) -> str:
-    """Return the one JSON text of a value: sorted keys, no blanks, ASCII, no NaN.
-
-    Raises:
-        TypeError, ValueError: a part has no JSON form.
-    """
+def _canonical_json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _body_text(body: Mapping[str, Any]) -> str:
-    try:
-        return canonical_json(body)
-    except (TypeError, ValueError) as error:
-        raise LedgerError(
-            f"a ledger entry must be JSON: {error}; write numbers that are not finite as null"
-        ) from error
-
-
-def _hash(row: Mapping[str, Any]) -> str:
+def _hash(row: Mapping[Any, Any]) -> str:
     content = {name: value for name, value in row.items() if name != "hash"}
-    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+    return hashlib.sha256(_canonical_json(content).encode()).hexdigest()
 
 
 def _head(connection: sa.Connection) -> Head:
@@ -258,22 +222,10 @@ def _head(connection: sa.Connection) -> Head:
     return EMPTY if row is None else Head(row.seq, row.hash)
 
 
-def _entry(row: Mapping[str, Any]) -> Entry:
+def _entry(row: Mapping[Any, Any]) -> Entry:
     if _hash(row) != row["hash"]:
         raise LedgerError(
             f"entry {row['seq']} was changed after it was written: verify the chain and restore "
             "the ledger from a backup"
         )
     return Entry(**{**row, "body": json.loads(row["body"])})
-
-
-def _breaks(row: Mapping[str, Any], before: Head) -> list[str]:
-    seq = row["seq"]
-    problems: list[str] = []
-    if _hash(row) != row["hash"]:
-        problems.append(f"entry {seq} was edited: its content does not give its hash")
-    if seq != before.seq + 1:
-        problems.append(f"entries {before.seq + 1} to {seq - 1} are missing")
-    if row["prev_seq"] != seq - 1 or row["prev_hash"] != before.hash:
-        problems.append(f"entry {seq} does not continue entry {before.seq}: the chain is broken")
-    return problems

@@ -1,18 +1,16 @@
 """The ledger database: its engine and tables, and the two side tables that only remember."""
 
-import fcntl
-import os
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import cached_property
 from typing import Literal
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
-from mlcicd_assets.ml.errors import LedgerError, LedgerMoved
+from mlcicd_assets.ml.errors import LedgerError
 
 metadata = sa.MetaData()
 
@@ -27,7 +25,6 @@ entries = sa.Table(
     sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("prev_seq", sa.Integer, nullable=False, unique=True),
     *_texts("prev_hash", "hash", "kind", "model", "run_id", "at", "body"),
-    sa.Index("ledger_entries_by_model", "model", "kind", "seq"),
 )
 
 trained = sa.Table(
@@ -50,12 +47,12 @@ landing_files = sa.Table(
 )
 
 # Against accidents only: who may write the file can drop these. `verify_chain` finds that.
-_TRIGGERS = tuple(
-    f"CREATE TRIGGER IF NOT EXISTS ledger_entries_no_{verb.lower()} "
-    f"BEFORE {verb} ON ledger_entries BEGIN "
-    "SELECT RAISE(ABORT, 'the ledger is append-only: append a correction instead'); END"
-    for verb in ("UPDATE", "DELETE")
-)
+for _verb in ("UPDATE", "DELETE"):
+    _trigger = sa.DDL(
+        f"CREATE TRIGGER ledger_entries_no_{_verb.lower()} BEFORE {_verb} ON ledger_entries BEGIN "
+        "SELECT RAISE(ABORT, 'the ledger is append-only: append a correction instead'); END"
+    )
+    event.listen(entries, "after_create", _trigger.execute_if(dialect="sqlite"))
 
 # One writer at a time, so that what a write read first is still true when it commits.
 _WRITE_LOCK = {
@@ -99,7 +96,6 @@ class LedgerDatabase:
 
     def __init__(self, url: str) -> None:
         self._url = sa.make_url(url)
-        self._engine: sa.Engine | None = None
 
     def find_trained(self, training_key: str) -> TrainedRecord | None:
         """Return what this key has already given, if anything."""
@@ -123,87 +119,50 @@ class LedgerDatabase:
 
     def remember_files(self, folder: str, files: Collection[SeenFile]) -> None:
         """Keep these files; a name already known is replaced."""
-        if not files:
-            return
-        rows = [{"folder": folder, **asdict(file)} for file in {f.name: f for f in files}.values()]
-        same = landing_files.delete().where(
-            landing_files.c.folder == folder, landing_files.c.name == sa.bindparam("seen")
-        )
+        table = landing_files
         with self._writing() as connection:
-            connection.execute(same, [{"seen": row["name"]} for row in rows])
-            connection.execute(landing_files.insert(), rows)
+            for file in files:
+                same = (table.c.folder == folder) & (table.c.name == file.name)
+                connection.execute(table.delete().where(same))
+                connection.execute(table.insert().values(folder=folder, **asdict(file)))
 
     @contextmanager
     def _reading(self) -> Generator[sa.Connection]:
-        with self._translated(), self._ready().connect() as connection:
-            yield connection
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except exc.DBAPIError as error:
+            raise LedgerError(
+                f"the ledger {self._url.render_as_string(hide_password=True)} cannot be used: "
+                f"{error.orig}; check MLCICD_LEDGER_URL, and that its database answers and may be "
+                "written"
+            ) from error
 
     @contextmanager
     def _writing(self) -> Generator[sa.Connection]:
-        with self._translated(), self._ready().begin() as connection:
+        with self._reading() as connection:
             connection.exec_driver_sql(_WRITE_LOCK[connection.dialect.name])
             yield connection
 
-    @contextmanager
-    def _translated(self) -> Generator[None]:
-        where = self._url.render_as_string(hide_password=True)
-        try:
-            yield
-        except exc.IntegrityError as error:
-            raise LedgerMoved(f"{where}: {error.orig}; read the ledger and decide again") from error
-        except exc.DBAPIError as error:
-            raise LedgerError(
-                f"the ledger {where} cannot be used: {error.orig}; check MLCICD_LEDGER_URL, and "
-                "that its database answers and may be written"
-            ) from error
-
-    def _ready(self) -> sa.Engine:
-        if self._engine is None:
-            engine = _engine(self._url)
-            _create_schema(engine)
-            self._engine = engine
-        return self._engine
-
-
-def _engine(url: sa.URL) -> sa.Engine:
-    # Without a pool no connection outlives its use: safe over a fork, nothing to close.
-    if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, poolclass=sa.NullPool)
-    # isolation_level None leaves BEGIN to us; timeout is SQLite's busy_timeout in seconds.
-    arguments = {"timeout": 30, "isolation_level": None}
-    engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=arguments)
-    event.listen(engine, "connect", _durable)
-    return engine
+    @cached_property
+    def _engine(self) -> sa.Engine:
+        """The engine; whoever comes first creates the tables."""
+        is_sqlite = self._url.get_backend_name() == "sqlite"
+        # isolation_level None leaves BEGIN to us; timeout: seconds to wait for other writers.
+        arguments = {"timeout": 30, "isolation_level": None} if is_sqlite else {}
+        # Without a pool no connection outlives its use: safe over a fork, nothing to close.
+        engine = sa.create_engine(self._url, poolclass=sa.NullPool, connect_args=arguments)
+        if is_sqlite:
+            event.listen(engine, "connect", _durable)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(_WRITE_LOCK[engine.dialect.name])
+            metadata.create_all(connection)
+        return engine
 
 
 def _durable(connection: sa.engine.interfaces.DBAPIConnection, _: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()
-
-
-def _create_schema(engine: sa.Engine) -> None:
-    is_sqlite = engine.dialect.name == "sqlite"
-    if is_sqlite:
-        _switch_to_wal(engine)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(_WRITE_LOCK[engine.dialect.name])
-        metadata.create_all(connection)
-        for trigger in _TRIGGERS if is_sqlite else ():
-            connection.exec_driver_sql(trigger)
-
-
-def _switch_to_wal(engine: sa.Engine) -> None:
-    folder = Path(engine.url.database or "").resolve().parent
-    folder.mkdir(parents=True, exist_ok=True)
-    # The switch does not wait for busy_timeout: two first processes need a lock of their own.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        with engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-    finally:
-        os.close(handle)
+    # EXTRA also syncs the folder: after a power cut no journal comes back to undo a commit.
+    connection.cursor().execute("PRAGMA synchronous=EXTRA")
 
 
 def _trained(connection: sa.Connection, training_key: str) -> TrainedRecord | None:

@@ -1,12 +1,14 @@
 """The MLflow model registry: what people see; the ledger is the truth about decisions."""
 
+import os
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlcicd_assets.io.ledger_tables import TrainedRecord, utc_now
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.errors import BundleError
+from mlcicd_assets.ml.values import TableVersion
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -19,33 +21,7 @@ TRUSTED_TYPES = (
     "sklearn.tree._tree.Tree",
 )
 CANDIDATE, CHAMPION = "candidate", "champion"
-KEY_TAG, DIGEST_TAG = "training_key", "bundle_digest"
-
-
-@dataclass(frozen=True)
-class RegisteredVersion:
-    """A version in the registry, found again by its training key."""
-
-    version: int
-    run_id: str
-    digest: str
-    seconds: float
-
-
-@dataclass(frozen=True)
-class TrainingRecord:
-    """Everything about one training that the registry keeps."""
-
-    model: str
-    training_key: str
-    digest: str
-    seconds: float
-    params: dict[str, Any]
-    metrics: dict[str, float]
-    tags: dict[str, str]
-    dataset_uri: str
-    dataset_version: int
-    dataset_fingerprint: str
+KEY_TAG, DIGEST_TAG, SECONDS_TAG = "training_key", "bundle_digest", "train_cpu_seconds"
 
 
 def client(settings: Settings) -> "MlflowClient":
@@ -54,6 +30,7 @@ def client(settings: Settings) -> "MlflowClient":
     from mlflow.tracking import MlflowClient
 
     settings.home.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     mlflow.set_tracking_uri(settings.tracking_uri)
     return MlflowClient()
 
@@ -67,7 +44,7 @@ def ensure_experiment(settings: Settings, name: str) -> None:
         mlflow_client.create_experiment(name, artifact_location=root)
 
 
-def find_version(settings: Settings, model: str, training_key: str) -> RegisteredVersion | None:
+def find_version(settings: Settings, model: str, training_key: str) -> TrainedRecord | None:
     """Look a training up by its key: creating versions in MLflow is not idempotent."""
     found = client(settings).search_model_versions(
         f"name='{model}' and tags.{KEY_TAG}='{training_key}'"
@@ -75,27 +52,46 @@ def find_version(settings: Settings, model: str, training_key: str) -> Registere
     if not found:
         return None
     first = min(found, key=lambda version: int(version.version))
-    return RegisteredVersion(
-        int(first.version), str(first.run_id), first.tags[DIGEST_TAG], float(first.tags["seconds"])
+    return TrainedRecord(
+        training_key=training_key,
+        model=model,
+        version=int(first.version),
+        digest=first.tags[DIGEST_TAG],
+        mlflow_run_id=str(first.run_id),
+        seconds=float(first.tags[SECONDS_TAG]),
+        at=utc_now(),
     )
 
 
 def register(
-    settings: Settings, tracked: Any, pipeline: "Pipeline", record: TrainingRecord
-) -> RegisteredVersion:
+    settings: Settings,
+    tracked: Any,
+    pipeline: "Pipeline",
+    *,
+    model: str,
+    tags: dict[str, str],
+    params: dict[str, Any],
+    metrics: dict[str, float],
+    dataset: TableVersion,
+) -> TrainedRecord:
     """Log one training to the active MLflow run and register it as the candidate.
 
     Args:
         settings: where MLflow is.
         tracked: dagster-mlflow's resource (all of mlflow's functions, one run a Dagster run).
         pipeline: the fitted scikit-learn pipeline, kept as a skops file.
-        record: parameters, metrics, tags and data set of the training.
+        model: name of the registered model.
+        tags: training key, bundle digest and seconds, by which `find_version` finds it again,
+            and whatever else says where it came from.
+        params: what was asked for.
+        metrics: what came out.
+        dataset: the pinned feature table.
     """
     run_id = str(tracked.active_run().info.run_id)
-    tracked.log_params(record.params)
-    tracked.log_metrics(record.metrics)
-    tracked.set_tags({KEY_TAG: record.training_key, DIGEST_TAG: record.digest, **record.tags})
-    _log_dataset(tracked, record)
+    tracked.log_params(params)
+    tracked.log_metrics(metrics)
+    tracked.set_tags(tags)
+    _log_dataset(tracked, model, dataset)
     info = tracked.sklearn.log_model(
         pipeline,
         name="model",
@@ -104,18 +100,16 @@ def register(
         pip_requirements=["scikit-learn", "skops"],
     )
     mlflow_client = client(settings)
-    if not mlflow_client.search_registered_models(f"name='{record.model}'"):
-        mlflow_client.create_registered_model(record.model)
-    tags = {
-        KEY_TAG: record.training_key,
-        DIGEST_TAG: record.digest,
-        "seconds": str(record.seconds),
-    }
+    if not mlflow_client.search_registered_models(f"name='{model}'"):
+        mlflow_client.create_registered_model(model)
     made = mlflow_client.create_model_version(
-        record.model, source=info.model_uri, run_id=run_id, tags=tags
+        model, source=info.model_uri, run_id=run_id, tags=tags
     )
-    set_alias(settings, record.model, CANDIDATE, int(made.version))
-    return RegisteredVersion(int(made.version), run_id, record.digest, record.seconds)
+    set_alias(settings, model, CANDIDATE, int(made.version))
+    found = find_version(settings, model, tags[KEY_TAG])
+    if found is None:
+        raise BundleError(f"{model} v{made.version} was registered and is not found: run it again")
+    return found
 
 
 def set_alias(settings: Settings, model: str, alias: str, version: int) -> None:
@@ -142,13 +136,13 @@ def load_pipeline(settings: Settings, model: str, version: int) -> "Pipeline":
         return skops.io.load(file, trusted=list(TRUSTED_TYPES))
 
 
-def _log_dataset(tracked: Any, record: TrainingRecord) -> None:
+def _log_dataset(tracked: Any, model: str, table: TableVersion) -> None:
     """Name the exact table version as the run's input."""
     from mlflow.data.delta_dataset_source import DeltaDatasetSource
     from mlflow.data.meta_dataset import MetaDataset
 
-    source = DeltaDatasetSource(path=record.dataset_uri, delta_table_version=record.dataset_version)
-    name = f"{record.model}_features_v{record.dataset_version}"
+    source = DeltaDatasetSource(path=table.uri, delta_table_version=table.version)
     # MLflow allows 36 characters here; the whole fingerprint is among the run's tags.
-    dataset = MetaDataset(source, name=name, digest=record.dataset_fingerprint[-36:])
+    digest = table.fingerprint[-36:]
+    dataset = MetaDataset(source, name=f"{model}_features_v{table.version}", digest=digest)
     tracked.log_input(dataset, context="training")

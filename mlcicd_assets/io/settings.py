@@ -54,7 +54,7 @@ class Settings:
             releases=Path(_text(env, "MLCICD_RELEASES", str(home / "releases"))).resolve(),
             endpoints=_endpoints(env),
             defs=_folder("MLCICD_DEFS", defs) if defs else None,
-            token=env.get("MLCICD_TOKEN") or None,
+            token=_text(env, "MLCICD_TOKEN", "") or None,
         )
 
 

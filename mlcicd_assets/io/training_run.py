@@ -8,9 +8,15 @@ from typing import Any
 from mlcicd_assets.io.bundle import Bundle, load_bundle, write_bundle
 from mlcicd_assets.io.delta import scan
 from mlcicd_assets.io.ledger import Ledger
-from mlcicd_assets.io.ledger_tables import TrainedRecord, utc_now
+from mlcicd_assets.io.ledger_tables import TrainedRecord
 from mlcicd_assets.io.provenance import code_state, threads
-from mlcicd_assets.io.registry import TrainingRecord, find_version, register
+from mlcicd_assets.io.registry import (
+    DIGEST_TAG,
+    KEY_TAG,
+    SECONDS_TAG,
+    find_version,
+    register,
+)
 from mlcicd_assets.io.releases import bundle_folder
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.errors import BundleError
@@ -82,29 +88,16 @@ def find_or_train(
                 "another one: restore the release store from its backup"
             )
         return _made(known, data, split, bundle, trained_now=True)
-    record = _register(settings, spec, data, split, fitted, bundle, key, open_tracking())
-    return _made(ledger.remember_trained(record), data, split, bundle, trained_now=True)
+    made = _register(settings, spec, data, split, fitted, bundle, key, open_tracking())
+    return _made(ledger.remember_trained(made), data, split, bundle, trained_now=True)
 
 
 def _known(settings: Settings, ledger: Ledger, model: str, key: str) -> TrainedRecord | None:
     """Ask the ledger, then MLflow: a crash between the two must not register a key twice."""
     known = ledger.find_trained(key)
-    if known is not None:
-        return known
-    found = find_version(settings, model, key)
-    if found is None:
-        return None
-    return ledger.remember_trained(
-        TrainedRecord(
-            training_key=key,
-            model=model,
-            version=found.version,
-            digest=found.digest,
-            mlflow_run_id=found.run_id,
-            seconds=found.seconds,
-            at=utc_now(),
-        )
-    )
+    if known is None and (found := find_version(settings, model, key)) is not None:
+        known = ledger.remember_trained(found)
+    return known
 
 
 def _bundle(settings: Settings, spec: PipelineSpec, split: Split, fitted: Fitted) -> Bundle:
@@ -132,49 +125,35 @@ def _register(
     key: str,
     tracked: Any,
 ) -> TrainedRecord:
-    positives = int(split.train["label"].sum())
-    made = register(
+    return register(
         settings,
         tracked,
         fitted.pipeline,
-        TrainingRecord(
-            model=spec.name,
-            training_key=key,
-            digest=bundle.digest,
-            seconds=fitted.seconds,
-            params={
-                "estimator": spec.training.estimator,
-                "seed": spec.training.seed,
-                "threads": threads(),
-                "train_from": split.train_from.isoformat(),
-                "train_until": split.train_until.isoformat(),
-                **{f"parameters.{name}": v for name, v in spec.training.parameters.items()},
-            },
-            metrics={
-                "train_rows": split.train.height,
-                "train_positives": positives,
-                "threshold": fitted.threshold,
-                "train_cpu_seconds": fitted.seconds,
-            },
-            tags={
-                "features_table": str(data.features),
-                "features_fingerprint": data.features.fingerprint,
-                "as_of": data.as_of,
-                **code_state().as_tags(),
-            },
-            dataset_uri=data.features.uri,
-            dataset_version=data.features.version,
-            dataset_fingerprint=data.features.fingerprint,
-        ),
-    )
-    return TrainedRecord(
-        training_key=key,
         model=spec.name,
-        version=made.version,
-        digest=made.digest,
-        mlflow_run_id=made.run_id,
-        seconds=made.seconds,
-        at=utc_now(),
+        tags={
+            KEY_TAG: key,
+            DIGEST_TAG: bundle.digest,
+            SECONDS_TAG: str(fitted.seconds),
+            "features_table": str(data.features),
+            "features_fingerprint": data.features.fingerprint,
+            "as_of": data.as_of,
+            **code_state().as_tags(),
+        },
+        params={
+            "estimator": spec.training.estimator,
+            "seed": spec.training.seed,
+            "threads": threads(),
+            "train_from": split.train_from.isoformat(),
+            "train_until": split.train_until.isoformat(),
+            **{f"parameters.{name}": v for name, v in spec.training.parameters.items()},
+        },
+        metrics={
+            "train_rows": split.train.height,
+            "train_positives": int(split.train["label"].sum()),
+            "threshold": fitted.threshold,
+            "train_cpu_seconds": fitted.seconds,
+        },
+        dataset=data.features,
     )
 
 

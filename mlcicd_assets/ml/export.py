@@ -1,6 +1,5 @@
 """A fitted pipeline as plain arrays, so that serving never loads a Python object."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,120 +11,98 @@ from mlcicd_assets.ml.scoring import FORMAT, LINEAR_ARRAYS, TREE_ARRAYS, Exporte
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
-FORESTS = frozenset({"RandomForestClassifier", "ExtraTreesClassifier"})
+Parts = tuple[dict[str, Any], dict[str, np.ndarray]]  # meta, arrays
+# One tree's nodes: feature, threshold, left, right, missing_left, value, is a leaf; each (n,).
+Nodes = tuple[np.ndarray, ...]
 
 
 def export_model(pipeline: "Pipeline", columns: tuple[FeatureColumn, ...]) -> ExportedModel:
-    """Return the exact plain-array form of a fitted pipeline of `make_pipeline`.
+    """Return the exact plain-array form of a pipeline of `make_pipeline`, fitted on `columns`.
 
     Raises:
-        UnsupportedModel: not binary, fitted on other columns, or without an exact form.
+        UnsupportedModel: not binary, or without an exact form.
     """
     model: Any = pipeline.named_steps["model"]
-    inputs = _inputs(pipeline, columns)
+    prepare: Any = pipeline.named_steps["prepare"]
     if len(model.classes_) != 2:
         raise UnsupportedModel(
             f"only two classes can be served, the labels held {len(model.classes_)}: check the "
             "label column and the training window"
         )
-    kind = type(model).__name__
-    if kind == "HistGradientBoostingClassifier":
-        meta, arrays = _boosting(model)
-    elif kind in FORESTS:
-        meta, arrays = _forest([tree.tree_ for tree in model.estimators_])
-    elif kind == "DecisionTreeClassifier":
-        meta, arrays = _forest([model.tree_])
-    elif kind == "LogisticRegression":
-        meta, arrays = _linear(pipeline, model, numbers=len(inputs["numbers"]))
-    else:
-        raise UnsupportedModel(f"{kind} has no plain-array form: choose an estimator of the spec")
+    match type(model).__name__:
+        case "HistGradientBoostingClassifier":
+            meta, arrays = _boosting(model)
+        case "RandomForestClassifier" | "ExtraTreesClassifier":
+            meta, arrays = _forest([tree.tree_ for tree in model.estimators_])
+        case "DecisionTreeClassifier":
+            meta, arrays = _forest([model.tree_])
+        case "LogisticRegression":
+            meta, arrays = _linear(model, prepare.named_transformers_)
+        case other:
+            raise UnsupportedModel(
+                f"{other} has no plain-array form: choose an estimator of the spec"
+            )
+    inputs = {
+        "numbers": [column.name for column in columns if column.kind == "number"],
+        # Pairs, not a mapping: their order is that of the matrix, and JSON here sorts keys.
+        "categories": [
+            [of[0], [str(value) for value in step.categories_[0]]]
+            for name, step, of in prepare.transformers_
+            if name.startswith("category_")
+        ],
+    }
     return ExportedModel({"format": FORMAT, **inputs, **meta}, arrays)
 
 
-def _inputs(pipeline: "Pipeline", columns: tuple[FeatureColumn, ...]) -> dict[str, Any]:
-    prepare: Any = pipeline.named_steps["prepare"]
-    if list(prepare.feature_names_in_) != [column.name for column in columns]:
-        raise UnsupportedModel("the pipeline was fitted on other columns: train it again")
-    categories: dict[str, list[str]] = {}
-    for name, step, of in prepare.transformers_:
-        if name.startswith("category_"):
-            categories[of[0]] = [str(value) for value in step.categories_[0]]
-    return {
-        "numbers": [column.name for column in columns if column.kind == "number"],
-        "categories": categories,
-    }
-
-
-def _boosting(model: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _boosting(model: Any) -> Parts:
     # scikit-learn has no public access to these trees.
-    trees = [stage[0].nodes for stage in model._predictors]  # noqa: SLF001
-    baseline = float(model._baseline_prediction.item())  # noqa: SLF001
-    if model.is_categorical_ is not None:
-        raise UnsupportedModel("category splits have no plain-array form: drop that parameter")
-    forms = [
-        {
-            "feature": nodes["feature_idx"],
-            "threshold": nodes["num_threshold"],
-            "left": nodes["left"],
-            "right": nodes["right"],
-            "missing_left": nodes["missing_go_to_left"],
-            "value": nodes["value"],
-            "leaf": nodes["is_leaf"].astype(bool),
-        }
-        for nodes in trees
+    fields = ("feature_idx", "num_threshold", "left", "right", "missing_go_to_left", "value")
+    trees = [
+        (*(stage[0].nodes[field] for field in fields), stage[0].nodes["is_leaf"])
+        for stage in model._predictors  # noqa: SLF001
     ]
+    baseline = float(model._baseline_prediction.item())  # noqa: SLF001
     meta = {"kind": "trees", "compare": "float64", "combine": "logistic", "baseline": baseline}
-    return meta, _join(forms)
+    return meta, _join(trees)
 
 
-def _forest(trees: Sequence[Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    forms = [
-        {
-            "feature": tree.feature,
-            "threshold": tree.threshold,
-            "left": tree.children_left,
-            "right": tree.children_right,
-            "missing_left": tree.missing_go_to_left,
-            "value": tree.value[:, 0, 1],
-            "leaf": tree.children_left == -1,
-        }
-        for tree in trees
+def _forest(forest: list[Any]) -> Parts:
+    trees = [
+        (
+            *(tree.feature, tree.threshold, tree.children_left, tree.children_right),
+            *(tree.missing_go_to_left, tree.value[:, 0, 1], tree.children_left == -1),
+        )
+        for tree in forest
     ]
     # Its trees cast X to float32 and compare with float64 thresholds (facts: up to 0.37 off else).
     meta = {"kind": "trees", "compare": "float32", "combine": "mean", "baseline": 0.0}
-    return meta, _join(forms)
+    return meta, _join(trees)
 
 
-def _join(trees: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    sizes = [len(tree["leaf"]) for tree in trees]
+def _join(trees: list[Nodes]) -> dict[str, np.ndarray]:
+    """Put all trees in one row: children shifted to their place, each leaf points at itself."""
+    sizes = [len(tree[0]) for tree in trees]
     roots = np.cumsum([0, *sizes[:-1]])
-    forms = [_close(tree, root) for tree, root in zip(trees, roots, strict=True)]
-    joined = {name: np.concatenate([form[name] for form in forms]) for name in forms[0]}
-    joined["roots"] = roots
+    parts = (np.concatenate(part) for part in zip(*trees, strict=True))
+    feature, threshold, left, right, missing_left, value, leaf = parts
+    leaf, here, root = leaf.astype(bool), np.arange(sum(sizes)), np.repeat(roots, sizes)
+    joined = {
+        "roots": roots,
+        "feature": np.where(leaf, 0, feature),
+        "threshold": np.where(leaf, np.inf, threshold),
+        "left": np.where(leaf, here, root + left),
+        "right": np.where(leaf, here, root + right),
+        "missing_left": leaf | (missing_left != 0),
+        "value": np.where(leaf, value, 0.0),
+    }
     return {name: joined[name].astype(type_) for name, type_ in TREE_ARRAYS.items()}
 
 
-def _close(tree: dict[str, np.ndarray], root: int) -> dict[str, np.ndarray]:
-    """Shift the children to their place among all trees; each leaf points at itself."""
-    leaf = tree["leaf"]
-    here = root + np.arange(len(leaf))
-    return {
-        "feature": np.where(leaf, 0, tree["feature"]),
-        "threshold": np.where(leaf, np.inf, tree["threshold"]),
-        "left": np.where(leaf, here, root + tree["left"].astype(np.int64)),
-        "right": np.where(leaf, here, root + tree["right"].astype(np.int64)),
-        "missing_left": np.where(leaf, True, tree["missing_left"]),
-        "value": np.where(leaf, tree["value"], 0.0),
-    }
-
-
-def _linear(
-    pipeline: "Pipeline", model: Any, *, numbers: int
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _linear(model: Any, prepared: Any) -> Parts:
     empty = np.zeros(0)
     arrays = {"fill": empty, "mean": empty, "scale": empty, "coefficient": model.coef_[0]}
-    if numbers:
-        impute, scale = pipeline.named_steps["prepare"].named_transformers_["numbers"]
+    if "numbers" in prepared:
+        impute, scale = prepared["numbers"]
         arrays |= {"fill": impute.statistics_, "mean": scale.mean_, "scale": scale.scale_}
     meta = {"kind": "linear", "intercept": float(model.intercept_[0])}
     return meta, {name: arrays[name].astype(type_) for name, type_ in LINEAR_ARRAYS.items()}

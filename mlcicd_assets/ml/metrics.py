@@ -1,13 +1,16 @@
-"""Metrics of a binary classifier, their intervals, and the paired comparison of two models."""
+"""Metrics of a binary classifier, their intervals, and the paired comparison of two models.
 
-from collections.abc import Callable, Iterator
+Labels are 0 or 1, labels and scores of shape (rows,). What cannot be judged (no rows, one class,
+another label, a score that is not finite) is NaN, never a number that could pass a floor.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-
-from mlcicd_assets.ml.errors import DataError
 
 MetricName = Literal["average_precision", "roc_auc"]
 Array = npt.NDArray[Any]
@@ -42,56 +45,41 @@ class Comparison:
         )
 
 
+_JUDGED = ("roc_auc", "average_precision", "brier", "log_loss", "precision", "recall", "alert_rate")
+
+
 def classification_metrics(labels: Array, scores: Array, *, threshold: float) -> dict[str, float]:
-    """Return the standard metrics of 0/1 labels and scores, both of shape (rows,).
+    """Return the standard metrics of probabilities; a row is an alert from `threshold` on.
 
-    A row is an alert from score >= threshold on. What cannot be judged (no rows, one class,
-    values that are not finite) is NaN, never a number that could pass a floor: precision also
-    without any alert, brier and log_loss also when scores leave [0, 1].
-
-    Raises:
-        DataError: labels and scores differ in shape.
+    Precision is NaN without any alert.
     """
+    from sklearn import metrics
+
     counts = {"positives": float(np.sum(labels == 1)), "rows": float(len(labels))}
-    judged = dict.fromkeys(
-        ("roc_auc", "average_precision", "brier", "log_loss", "precision", "recall", "alert_rate"),
-        NAN,
-    )
     if not _can_be_judged(labels, scores):
-        return judged | counts
+        return dict.fromkeys(_JUDGED, NAN) | counts
     truth, alerts = labels == 1, scores >= threshold
-    ranking, weights = _rank(truth, scores), np.ones(len(scores))
-    judged["roc_auc"] = _roc_auc(ranking, weights)
-    judged["average_precision"] = _average_precision(ranking, weights)
-    judged["alert_rate"] = float(alerts.mean())
-    judged["recall"] = float(alerts[truth].mean())
-    if alerts.any():
-        judged["precision"] = float(truth[alerts].mean())
-    if scores.min() >= 0 and scores.max() <= 1:
-        judged["brier"] = float(np.mean((scores - truth) ** 2))
-        judged["log_loss"] = _log_loss(truth, scores)
-    return judged | counts
+    values = (
+        metrics.roc_auc_score(truth, scores),
+        metrics.average_precision_score(truth, scores),
+        metrics.brier_score_loss(truth, scores),
+        metrics.log_loss(truth, scores),
+        truth[alerts].mean() if alerts.any() else NAN,
+        alerts[truth].mean(),
+        alerts.mean(),
+    )
+    return dict(zip(_JUDGED, map(float, values), strict=True)) | counts
 
 
 def metric_intervals(
     labels: Array, scores: Array, *, resamples: int, seed: int
 ) -> dict[str, tuple[float, float]]:
-    """Return 95 % percentile intervals by the Poisson bootstrap (NaN as in the metrics).
-
-    Raises:
-        DataError: labels and scores differ in shape.
-    """
-    if not _can_be_judged(labels, scores):
-        return dict.fromkeys(_WEIGHTED, (NAN, NAN))
-    ranking = _rank(labels == 1, scores)
-    draws = np.array(
-        [
-            [measure(ranking, weights) for measure in _WEIGHTED.values()]
-            for weights in _poisson(len(scores), resamples, seed)
-        ]
-    )
-    low, high = np.quantile(draws, (0.025, 0.975), axis=0)
-    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(_WEIGHTED)}
+    """Return 95 % percentile intervals of both ranking metrics by the Poisson bootstrap."""
+    intervals: dict[str, tuple[float, float]] = {}
+    for name, values in _bootstrap(labels, scores, resamples, seed).items():
+        low, high = np.quantile(values[1:], (0.025, 0.975))
+        intervals[name] = (float(low), float(high))
+    return intervals
 
 
 def compare_paired(
@@ -107,29 +95,20 @@ def compare_paired(
 
     Each resample gives a row the same weight in both models, so what is hard for both cancels
     out (facts: a rule on its lower bound promotes needlessly 2.5 times a year, not 26).
-
-    Raises:
-        DataError: labels and scores differ in shape.
     """
-    rows, positives = len(labels), int(np.sum(labels == 1))
-    judged = [_can_be_judged(labels, scores) for scores in (candidate, champion)]
-    if not all(judged):
-        return Comparison(metric, NAN, NAN, NAN, NAN, NAN, rows, positives)
-    measure = _WEIGHTED[metric]
-    new, old = _rank(labels == 1, candidate), _rank(labels == 1, champion)
-    draws = [measure(new, w) - measure(old, w) for w in _poisson(rows, resamples, seed)]
-    lower, upper = np.quantile(draws, (0.05, 0.95))
-    ones = np.ones(rows)
-    ours, theirs = measure(new, ones), measure(old, ones)
+    ours = _bootstrap(labels, candidate, resamples, seed)[metric]
+    theirs = _bootstrap(labels, champion, resamples, seed)[metric]
+    differences = ours - theirs
+    lower, upper = np.quantile(differences[1:], (0.05, 0.95))
     return Comparison(
         metric=metric,
-        candidate=ours,
-        champion=theirs,
-        difference=ours - theirs,
+        candidate=float(ours[0]),
+        champion=float(theirs[0]),
+        difference=float(differences[0]),
         lower_90=float(lower),
         upper_95=float(upper),
-        rows=rows,
-        positives=positives,
+        rows=len(labels),
+        positives=int(np.sum(labels == 1)),
     )
 
 
@@ -142,89 +121,59 @@ def entity_precision(
     label of a day are its highest; a day with fewer entities still divides by k; an entity
     found with label 1 is left out on later days. Equal scores go by entity, so that the order
     of the rows does not matter. All arrays of shape (rows,); entities without nulls.
-
-    Raises:
-        DataError: labels and scores differ in shape.
     """
+    import polars as pl
+
     if not _can_be_judged(labels, scores):
         return NAN
-    codes = np.unique(entities, return_inverse=True)[1]
-    found = np.zeros(codes.max() + 1, dtype=bool)
+    rows = pl.DataFrame({"day": days, "entity": entities, "label": labels, "score": scores})
+    found: set[Any] = set()
     shares: list[float] = []
-    for day in np.unique(days):
-        rows = np.flatnonzero((days == day) & ~found[codes])
-        ranked = codes[rows[np.lexsort((codes[rows], -scores[rows]))]]
-        firsts = np.sort(np.unique(ranked, return_index=True)[1])
-        top = ranked[firsts[:k]]
-        hits = top[np.isin(top, codes[rows[labels[rows] == 1]])]
-        found[hits] = True
+    for day in rows.sort("day").partition_by("day"):
+        highest = day.filter(~pl.col("entity").is_in(found)).group_by("entity").max()
+        top = highest.sort("score", "entity", descending=[True, False]).head(k)
+        hits = top.filter(pl.col("label") == 1)["entity"]
+        found.update(hits)
         shares.append(len(hits) / k)
     return float(np.mean(shares))
 
 
-@dataclass(frozen=True)
-class _Ranking:
-    """Rows by falling score: their order, their truth, and the last row of each tie."""
+def _bootstrap(labels: Array, scores: Array, resamples: int, seed: int) -> dict[MetricName, Array]:
+    """Each ranking metric on the rows as they are, then under each Poisson resample.
 
-    order: Array
-    truth: Array
-    ends: Array
+    Equal seeds give equal weights whatever the scores: this is what pairs two models.
+    """
+    if not _can_be_judged(labels, scores):
+        return {name: np.full(resamples + 1, NAN) for name in ("roc_auc", "average_precision")}
+    rng = np.random.default_rng(seed)
+    resampled = (rng.poisson(1.0, len(scores)) for _ in range(resamples))
+    return _weighted_metrics(labels, scores, chain([np.ones(len(scores))], resampled))
 
 
-def _rank(truth: Array, scores: Array) -> _Ranking:
+def _weighted_metrics(
+    labels: Array, scores: Array, weightings: Iterable[Array]
+) -> dict[MetricName, Array]:
+    """Each ranking metric under each weighting (whole numbers) of the rows, ties as scikit-learn.
+
+    Both from the cumulated weights down to the end of each tie; sorted once, as scikit-learn
+    cannot. NaN where the weights leave nothing to judge by.
+    """
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    return _Ranking(order, truth[order], ends)
-
-
-def _cumulated(ranking: _Ranking, weights: Array) -> tuple[Array, Array]:
-    """Weights of the positives, and of all rows, down to the end of each tie."""
-    ordered = weights[ranking.order]
-    positives = np.cumsum(ordered * ranking.truth)[ranking.ends]
-    return positives, np.cumsum(ordered)[ranking.ends]
-
-
-def _average_precision(ranking: _Ranking, weights: Array) -> float:
-    positives, everything = _cumulated(ranking, weights)
-    gained = np.diff(positives, prepend=0)
-    at = gained > 0  # elsewhere recall stands still, and `everything` may be 0
-    if not at.any():
-        return NAN
-    return float(np.sum(gained[at] * positives[at] / everything[at]) / positives[-1])
-
-
-def _roc_auc(ranking: _Ranking, weights: Array) -> float:
-    positives, everything = _cumulated(ranking, weights)
-    negatives = everything - positives
-    if positives[-1] <= 0 or negatives[-1] <= 0:
-        return NAN
-    heights = positives - np.diff(positives, prepend=0) / 2
-    area = np.sum(np.diff(negatives, prepend=0) * heights)
-    return float(area / (positives[-1] * negatives[-1]))
-
-
-_WEIGHTED: dict[MetricName, Callable[[_Ranking, Array], float]] = {
-    "roc_auc": _roc_auc,
-    "average_precision": _average_precision,
-}
-
-
-def _log_loss(truth: Array, scores: Array) -> float:
-    tiny = np.finfo(np.float64).eps
-    sure = np.clip(np.where(truth, scores, 1 - scores), tiny, 1 - tiny)
-    return float(-np.mean(np.log(sure)))
-
-
-def _poisson(rows: int, resamples: int, seed: int) -> Iterator[Array]:
-    rng = np.random.default_rng(seed)
-    for _ in range(resamples):
-        yield rng.poisson(1.0, rows)
+    positive = labels[order] == 1
+    auc: list[float] = []
+    precision: list[float] = []
+    for weights in weightings:
+        ordered = weights[order]
+        everything = np.append(0, np.cumsum(ordered)[ends])
+        positives = np.append(0, np.cumsum(ordered * positive)[ends])
+        negatives = everything - positives
+        with np.errstate(invalid="ignore"):
+            auc.append(np.trapezoid(positives, negatives) / (positives[-1] * negatives[-1]))
+            gained = np.diff(positives) / positives[-1]
+        precision.append(np.sum(gained * positives[1:] / np.maximum(everything[1:], 1)))
+    return {"roc_auc": np.array(auc), "average_precision": np.array(precision)}
 
 
 def _can_be_judged(labels: Array, scores: Array) -> bool:
-    if labels.shape != scores.shape or labels.ndim != 1:
-        raise DataError(
-            f"labels have shape {labels.shape}, scores {scores.shape}: give one score per label"
-        )
-    both = bool(np.isin(labels, (0, 1)).all()) and len(np.unique(labels)) == 2
-    return both and bool(np.isfinite(scores).all())
+    return np.array_equal(np.unique(labels), [0, 1]) and bool(np.isfinite(scores).all())

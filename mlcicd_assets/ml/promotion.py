@@ -11,16 +11,16 @@ from mlcicd_assets.ml.values import Verdict
 
 @dataclass(frozen=True)
 class Decision:
-    """What happens if every gate passes; `superior` means shown to be better, on equal rows."""
+    """What happens if every gate passes, and why, for people."""
 
     outcome: Literal["released", "kept"]
-    superior: bool
     reason: str
 
 
-def comparison_of(verdict: Verdict) -> Comparison | None:
+def comparison_of(verdict: Verdict | None) -> Comparison | None:
     """Return the comparison that a passed champion verdict was based on, as the ledger kept it."""
-    numbers = {key: value for key, value in verdict.context.items() if key != "champion_digest"}
+    context = verdict.context if verdict else {}
+    numbers = {key: value for key, value in context.items() if key != "champion_digest"}
     return msgspec.convert(numbers, Comparison) if numbers else None
 
 
@@ -32,11 +32,11 @@ def decide(
     The bound is the 5 % quantile of the paired bootstrap; anything undefined keeps what is live.
     """
     if champion_digest is None:
-        return Decision("released", False, "first release: the floors decide")
+        return Decision("released", "first release: the floors decide")
     if candidate_digest == champion_digest:
-        return Decision("kept", False, "the candidate is already live")
+        return Decision("kept", "the candidate is already live")
     if comparison is None:
-        return Decision("kept", False, "the candidate was not compared with the live model")
+        return Decision("kept", "the candidate was not compared with the live model")
     if comparison.lower_90 > 0:
-        return Decision("released", True, f"better than the live model: {comparison}")
-    return Decision("kept", False, f"not shown to be better: {comparison}")
+        return Decision("released", f"better than the live model: {comparison}")
+    return Decision("kept", f"not shown to be better: {comparison}")

@@ -48,7 +48,9 @@ class Scorer:
 
     def __init__(self, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         if meta.get("format") != FORMAT:
-            raise BundleError("this model is not of the format that this version reads: train again")
+            raise BundleError(
+                "this model is not of the format that this version reads: train again"
+            )
         self._numbers: list[str] = meta["numbers"]
         # Matrix columns: the numbers, then one for each known value of each category.
         self._slots: list[tuple[str, dict[str, int]]] = []
@@ -56,8 +58,8 @@ class Scorer:
         for name, values in meta["categories"]:
             self._slots.append((name, {value: self._width + i for i, value in enumerate(values)}))
             self._width += len(values)
-        kind = _Trees if meta["kind"] == "trees" else _Linear
-        self._model = kind(meta, arrays, width=self._width)
+        trees = meta["kind"] == "trees"
+        self._model = _Trees(meta, arrays, self._width) if trees else _Linear(meta, arrays)
 
     def score(self, columns: Mapping[str, np.ndarray]) -> Floats:
         """Return the probability of the positive class, float64 of shape (n,).
@@ -88,7 +90,7 @@ class _Trees:
     """All nodes of all trees in one row of arrays; `roots` says where each tree starts."""
 
     def __init__(
-        self, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, width: int
+        self, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], width: int
     ) -> None:
         _check_nodes(arrays, width)
         self._single = meta["compare"] == "float32"
@@ -137,11 +139,7 @@ class _Trees:
 class _Linear:
     """Median for null, standardised numbers, one coefficient per matrix column."""
 
-    def __init__(
-        self, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, width: int
-    ) -> None:
-        if len(arrays["coefficient"]) != width:
-            raise BundleError("the model's coefficients do not fit its columns: train again")
+    def __init__(self, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         self._arrays = arrays
         self._intercept: float = meta["intercept"]
 

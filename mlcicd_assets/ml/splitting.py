@@ -44,54 +44,59 @@ def split_frame(features: "pl.DataFrame", spec: PipelineSpec, as_of: datetime) -
     if features.is_empty():
         raise NotEnoughData(f"'{spec.name}' has no rows to split: land data first")
     moment = pl.col(spec.time.column)
-    newest = features[spec.time.column].max()
-    maturity = timedelta(days=spec.label.matures_after_days)
-    holdout_from, holdout_until = _holdout_bounds(spec, as_of, is_complete=newest == as_of)
-    train_until = holdout_from - maturity
-    train_from = _train_from(features, spec, train_until)
+    oldest, newest = features.select(moment.min(), moment.max().alias("newest")).row(0)
+    holdout_from, holdout_until = _holdout_bounds(spec, as_of, newest=newest)
+    train_until = holdout_from - timedelta(days=spec.label.matures_after_days)
+    days = spec.split.train_days
+    train_from = oldest.astimezone(UTC) if days is None else train_until - days * DAY
     train = features.filter(moment >= train_from, moment < train_until)
     holdout = features.filter(moment >= holdout_from, moment < holdout_until)
-    entity = spec.split.drop_known_positive
-    if entity is not None:
-        seen = features.filter(moment >= train_from, moment < holdout_until)
-        holdout = _without_known(holdout, seen, entity=entity, spec=spec)
-    split = Split(
-        _labelled(train, holdout_from, spec),
-        _labelled(holdout, as_of, spec),
-        train_from,
-        train_until,
-        holdout_from,
-        holdout_until,
-    )
-    _check(split, spec)
-    return split
+    if spec.split.drop_known_positive is not None:
+        seen = features.filter(moment >= train_from)
+        holdout = _without_known(holdout, seen, entity=spec.split.drop_known_positive, spec=spec)
+    train, holdout = _labelled(train, holdout_from, spec), _labelled(holdout, as_of, spec)
+    _check(train, spec, what="training", start=train_from, end=train_until)
+    _check(holdout, spec, what="holdout", start=holdout_from, end=holdout_until)
+    return Split(train, holdout, train_from, train_until, holdout_from, holdout_until)
 
 
 def _holdout_bounds(
-    spec: PipelineSpec, as_of: datetime, *, is_complete: bool
+    spec: PipelineSpec, as_of: datetime, *, newest: datetime
 ) -> tuple[datetime, datetime]:
+    """Take complete mature days; none that begins after the newest event."""
     mature_until = as_of - timedelta(days=spec.label.matures_after_days)
+    end_of_events = _day(newest) + DAY
     length = spec.split.holdout_days * DAY
     if spec.split.holdout_from is not None:
         first = datetime.combine(spec.split.holdout_from, time(), UTC)
         # A row is mature up to and including that moment; microseconds are the resolution.
-        return first, min(first + length, mature_until + timedelta.resolution)
-    until = _day(mature_until)
-    if spec.label.source is None and spec.label.matures_after_days == 0 and is_complete:
+        return first, min(first + length, mature_until + timedelta.resolution, end_of_events)
+    if spec.label.source is None and spec.label.matures_after_days == 0:
         # Labels come with the rows and the newest row sets the date: its day is all there is.
-        until += DAY
+        return end_of_events - length, end_of_events
+    until = min(_day(mature_until), end_of_events)
     return until - length, until
-
-
-def _train_from(features: "pl.DataFrame", spec: PipelineSpec, until: datetime) -> datetime:
-    if spec.split.train_days is not None:
-        return until - spec.split.train_days * DAY
-    first = features[spec.time.column].dt.epoch("us").min()
-    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=int(str(first)))
 
 
 def _day(moment: datetime) -> datetime:
     return datetime.combine(moment.astimezone(UTC).date(), time(), UTC)
+
+
+def _without_known(
+    holdout: "pl.DataFrame", seen: "pl.DataFrame", *, entity: str, spec: PipelineSpec
+) -> "pl.DataFrame":
+    """Drop the rows of entities with a positive that was mature and known before their day."""
+    import polars as pl
+
+    moment = pl.col(spec.time.column)
+    mature = moment + pl.duration(days=spec.label.matures_after_days)
+    # The first day that starts after maturity, and not before the label was known.
+    known = pl.max_horizontal(mature, pl.col(KNOWN_AT) - pl.duration(microseconds=1))
+    positives = seen.filter(pl.col(LABEL) == 1).group_by(entity)
+    last_unknown = positives.agg(last_unknown=known.dt.truncate("1d").min())
+    is_unknown = (moment.dt.truncate("1d") <= pl.col("last_unknown")).fill_null(True)
+    dated = holdout.join(last_unknown, on=entity, how="left", maintain_order="left")
+    return dated.filter(is_unknown).select(holdout.columns)
 
 
 def _labelled(part: "pl.DataFrame", known_until: datetime, spec: PipelineSpec) -> "pl.DataFrame":
@@ -104,34 +109,13 @@ def _labelled(part: "pl.DataFrame", known_until: datetime, spec: PipelineSpec) -
     return known.drop_nulls(LABEL)
 
 
-def _without_known(
-    holdout: "pl.DataFrame", seen: "pl.DataFrame", *, entity: str, spec: PipelineSpec
-) -> "pl.DataFrame":
-    """Drop the rows of entities with a positive that was mature and known before their day."""
-    import polars as pl
-
-    moment = pl.col(spec.time.column)
-    mature = moment + pl.duration(days=spec.label.matures_after_days)
-    # The first day that starts after maturity, and not before the label was known.
-    last_unknown = pl.max_horizontal(
-        mature, pl.col(KNOWN_AT) - pl.duration(microseconds=1)
-    ).dt.truncate("1d")
-    found = seen.filter(pl.col(LABEL) == 1).group_by(entity).agg(last_unknown=last_unknown.min())
-    first = holdout.join(found, on=entity, how="left", maintain_order="left")["last_unknown"]
-    day = holdout[spec.time.column].dt.truncate("1d")
-    return holdout.filter((day <= first).fill_null(True))
-
-
-def _check(split: Split, spec: PipelineSpec) -> None:
-    parts = (
-        ("training", split.train, split.train_from, split.train_until),
-        ("holdout", split.holdout, split.holdout_from, split.holdout_until),
-    )
-    for name, frame, start, end in parts:
-        positives = int(frame[LABEL].sum())
-        if frame.is_empty() or positives in {0, frame.height}:
-            raise NotEnoughData(
-                f"'{spec.name}': the {name} part from {start:%Y-%m-%d %H:%M} to "
-                f"{end:%Y-%m-%d %H:%M} UTC has {frame.height} rows and {positives} positives; "
-                "both classes are needed: wait for more (mature) data, or change split in defs.yaml"
-            )
+def _check(
+    part: "pl.DataFrame", spec: PipelineSpec, *, what: str, start: datetime, end: datetime
+) -> None:
+    positives = int(part[LABEL].sum())
+    if positives in {0, part.height}:
+        raise NotEnoughData(
+            f"'{spec.name}': the {what} part from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} "
+            f"UTC has {part.height} rows and {positives} positives; both classes are needed: wait "
+            "for more (mature) data, or change split in defs.yaml"
+        )

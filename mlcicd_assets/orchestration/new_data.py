@@ -22,11 +22,15 @@ MODEL_TAG, SENSOR_TAG, TRIGGER_TAG = "mlcicd/model", "mlcicd/sensor", "mlcicd/tr
 
 @dataclass(frozen=True)
 class Look:
-    """What one tick saw: log positions, why a run is due ('' = it is not), a name for the state."""
+    """What one tick saw: log positions, why a run is due ('' = it is not), a name for the state.
+
+    `missing` names the tables that are not there (yet).
+    """
 
     positions: dict[str, LogPosition]
     due: str
     state: str
+    missing: str
 
 
 def new_data_sensor(spec: PipelineSpec) -> dg.SensorDefinition:
@@ -59,14 +63,16 @@ def look_around(settings: Settings, spec: PipelineSpec, known: dict[str, LogPosi
     positions: dict[str, LogPosition] = {}
     state: list[str] = []
     due: list[str] = []
+    missing: list[str] = []
     for source, own in spec.sources():
-        unseen = unseen_files(settings, ledger, source) if source.landing else []
+        unseen = unseen_files(settings, ledger, source)
         if unseen:
             due.append(f"{len(unseen)} new files in {source.landing}")
             state += unseen
         uri = source_uri(settings, spec, source, own)
         position = advance(uri, known.get(uri))
         if position is None:
+            missing.append(uri)
             continue
         positions[uri] = position
         state.append(f"{uri} {position.table_id} {position.content}")
@@ -74,12 +80,12 @@ def look_around(settings: Settings, spec: PipelineSpec, known: dict[str, LogPosi
         if table_id != position.table_id or version < position.content:
             due.append(f"{own} has rows of version {position.content} without an outcome")
     name = hashlib.sha256("\n".join(sorted(state)).encode()).hexdigest()[:24]
-    return Look(positions, "; ".join(due), name)
+    return Look(positions, "; ".join(due), name, ", ".join(missing))
 
 
 def _decide(instance: dg.DagsterInstance, model: str, look: Look) -> dg.RunRequest | dg.SkipReason:
     if not look.due:
-        return dg.SkipReason("nothing new" if look.positions else "no data yet")
+        return dg.SkipReason(f"no table at {look.missing}" if look.missing else "nothing new")
     filters = dg.RunsFilter(tags={MODEL_TAG: model, SENSOR_TAG: "new_data"})
     runs = instance.get_runs(filters, limit=10)
     if any(not run.is_finished for run in runs):

@@ -6,14 +6,13 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 
 from mlcicd_assets.ml.errors import RequestError
 from mlcicd_assets.serving.dataplane import (
-    failure_parameters,
     infer_answer,
     infer_columns,
     metadata_answer,
@@ -21,31 +20,17 @@ from mlcicd_assets.serving.dataplane import (
     predict_columns,
 )
 from mlcicd_assets.serving.models import LiveModel, ModelStore
-from mlcicd_assets.serving.protocol import decode_infer, decode_predict
+from mlcicd_assets.serving.protocol import InferRequest, PredictRequest, decode
 
 MAX_BODY_BYTES: Final = 1024 * 1024
 ROWS_IN_LOOP: Final = 256  # more rows are scored in a thread, so that nobody waits behind them
 LOG: Final = logging.getLogger("mlcicd.serving")
 SERVER: Final = {"name": "mlcicd", "version": version("mlcicd-assets"), "extensions": []}
 
-Headers = Mapping[bytes, bytes]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-
-class Answer(NamedTuple):
-    """Status, JSON-able content, further headers."""
-
-    status: int
-    content: Any
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-
-class Route(NamedTuple):
-    """The one method an address takes, and what answers it, given the body."""
-
-    method: str
-    handle: Callable[[bytes], Awaitable[Answer]]
+Answer = tuple[int, Any]  # status, JSON-able content
+Handler = Callable[[bytes], Awaitable[Answer]]
 
 
 class App:
@@ -55,144 +40,120 @@ class App:
         self, store: ModelStore, *, token: str | None, max_body: int = MAX_BODY_BYTES
     ) -> None:
         self._store = store
-        self._expected = f"Bearer {token}".encode() if token is not None else None
+        self._token = token
         self._max_body = max_body
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request; whatever is wrong with it becomes a 4xx with {"error": ...}."""
+        headers = [(b"content-type", b"application/json")]
         try:
-            answer = await self._answer(scope, receive)
+            self._check_token(scope)
+            method, handle = self._route(scope["path"])
+            if scope["method"] == method:
+                body = await self._body(receive) if method == "POST" else b""
+                status, content = await handle(body)
+            else:
+                headers.append((b"allow", method.encode()))
+                status, content = 405, {"error": f"this address takes {method} only"}
         except RequestError as error:
-            # A caller in the middle of a body that is too large must not go on sending it.
-            close = ((b"connection", b"close"),) if error.status == 413 else ()
-            answer = Answer(error.status, {"error": str(error)}, close)
+            status, content = error.status, {"error": str(error)}
         # The edge of the process: the log learns everything, the caller nothing.
         except Exception:
             LOG.exception("a request could not be answered")
-            answer = Answer(500, {"error": "the server failed, its log says why"})
-        body = msgspec.json.encode(answer.content)
-        length = str(len(body)).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", length)]
-        headers += answer.headers
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+            status, content = 500, {"error": "the server failed, its log says why"}
+        if status == 413:  # the caller must not go on sending
+            headers.append((b"connection", b"close"))
+        encoded = msgspec.json.encode(content)
+        headers.append((b"content-length", str(len(encoded)).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": encoded})
 
-    async def _answer(self, scope: Mapping[str, Any], receive: Receive) -> Answer:
-        headers: Headers = dict(scope["headers"])
-        parts = scope["path"].split("/")[1:]
-        if parts[:2] != ["v2", "health"]:
-            self._check_token(headers)
-        route = self._find(parts)
-        if scope["method"] != route.method:
-            error = {"error": f"this address takes {route.method} only"}
-            return Answer(405, error, ((b"allow", route.method.encode()),))
-        body = await self._body(headers, receive) if route.method == "POST" else b""
-        return await route.handle(body)
+    def _check_token(self, scope: Mapping[str, Any]) -> None:
+        if self._token is None or scope["path"].startswith("/v2/health/"):
+            return
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
+            raise RequestError("send the header 'Authorization: Bearer <token>'", status=401)
 
-    def _find(self, parts: list[str]) -> Route:
-        match parts:
+    def _route(self, path: str) -> tuple[str, Handler]:
+        """Return the one method that an address takes, and what answers it, given the body."""
+        match path.split("/")[1:]:
             case ["v2"]:
-                return Route("GET", self._server)
+                return "GET", self._server
             case ["v2", "health", "live"]:
-                return Route("GET", self._alive)
+                return "GET", partial(self._health, 200)
             case ["v2", "health", "ready"]:
-                return Route("GET", self._ready)
+                return "GET", partial(self._health, 503)
             case ["predict"]:
-                return Route("POST", self._predict)
+                return "POST", self._predict
             case ["v2", "models", name, "versions", wanted, *rest]:
-                return self._model_route(name, rest, wanted)
+                pass
             case ["v2", "models", name, *rest]:
-                return self._model_route(name, rest, None)
+                wanted = None
             case _:
                 raise RequestError("there is nothing at this address", status=404)
-
-    def _model_route(self, name: str, rest: list[str], wanted: str | None) -> Route:
         match rest:
             case []:
-                return Route("GET", partial(self._metadata, name, wanted))
+                return "GET", partial(self._metadata, name, wanted)
             case ["ready"]:
-                return Route("GET", partial(self._model_ready, name, wanted))
+                return "GET", partial(self._model_ready, name, wanted)
             case ["infer"]:
-                return Route("POST", partial(self._infer, name, wanted))
+                return "POST", partial(self._infer, name, wanted)
             case _:
                 raise RequestError("there is nothing at this address", status=404)
 
+    async def _body(self, receive: Receive) -> bytes:
+        """Read the body; of a caller who hangs up we get a part, which is no JSON."""
+        body, more = bytearray(), True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self._max_body:
+                limit = f"the body may have {self._max_body} bytes: send fewer rows at once"
+                raise RequestError(limit, status=413)
+        return bytes(body)
+
     async def _server(self, _: bytes) -> Answer:
-        return Answer(200, SERVER)
+        return 200, SERVER
 
-    async def _alive(self, _: bytes) -> Answer:
-        return Answer(200, {"live": True, "ready": self._store.is_ready()})
-
-    async def _ready(self, _: bytes) -> Answer:
+    async def _health(self, status_if_not_ready: int, _: bytes) -> Answer:
         ready = self._store.is_ready()
-        return Answer(200 if ready else 503, {"live": True, "ready": ready})
+        return 200 if ready else status_if_not_ready, {"live": True, "ready": ready}
 
     async def _metadata(self, name: str, wanted: str | None, _: bytes) -> Answer:
         failure = self._store.failure(name)
-        if failure and name not in self._store.live():
+        try:
+            return 200, metadata_answer(name, self._live(name, wanted), failure)
+        except RequestError as error:
             # The releaser asks here why its bundle does not come up.
-            error = {
-                "error": "no version of this model is live",
-                "parameters": failure_parameters(failure),
-            }
-            return Answer(404, error)
-        return Answer(200, metadata_answer(name, self._live(name, wanted), failure))
+            return error.status, {"error": str(error), "parameters": failure}
 
     async def _model_ready(self, name: str, wanted: str | None, _: bytes) -> Answer:
         self._live(name, wanted)
-        return Answer(200, {"name": name, "ready": True})
+        return 200, {"name": name, "ready": True}
 
     async def _infer(self, name: str, wanted: str | None, body: bytes) -> Answer:
         live = self._live(name, wanted)
-        request = decode_infer(body)
+        request = decode(body, InferRequest)
         columns = infer_columns(request, live.bundle.columns)
-        return Answer(200, infer_answer(request, name, live, await _score(live, columns)))
+        return 200, infer_answer(request, name, live, await _score(live, columns))
 
     async def _predict(self, body: bytes) -> Answer:
-        request = decode_predict(body)
+        request = decode(body, PredictRequest)
         names = list(self._store.live())
         if request.model is None and len(names) != 1:
             raise RequestError("say which model: {'model': ..., 'row': ...}")
         name = names[0] if request.model is None else request.model
         live = self._live(name, None)
         columns = predict_columns(request, live.bundle.columns)
-        return Answer(200, predict_answer(name, live, await _score(live, columns)))
+        return 200, predict_answer(name, live, await _score(live, columns))
 
     def _live(self, name: str, wanted: str | None) -> LiveModel:
         live = self._store.live().get(name)
         if live is None or wanted not in {None, str(live.version)}:
             raise RequestError("this model, or this version of it, is not live", status=404)
         return live
-
-    def _check_token(self, headers: Headers) -> None:
-        given = headers.get(b"authorization", b"")
-        if self._expected is not None and not hmac.compare_digest(given, self._expected):
-            raise RequestError("send the header 'Authorization: Bearer <token>'", status=401)
-
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise RequestError("compressed bodies are not read: send plain JSON", status=415)
-        if b"inference-header-content-length" in headers:
-            raise RequestError("binary tensors are not supported: send the data as JSON")
-        length = headers.get(b"content-length", b"0")
-        if len(length) > 15 or (length.isdigit() and int(length) > self._max_body):
-            raise self._too_large()
-        chunks: list[bytes] = []
-        size, more = 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise RequestError("the connection ended within the body")
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            if size > self._max_body:
-                raise self._too_large()
-            more = message.get("more_body", False)
-        return b"".join(chunks)
-
-    def _too_large(self) -> RequestError:
-        limit = f"the body may have {self._max_body} bytes: send fewer rows at once"
-        return RequestError(limit, status=413)
 
 
 async def _score(live: LiveModel, columns: dict[str, np.ndarray]) -> np.ndarray:

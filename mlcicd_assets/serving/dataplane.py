@@ -11,24 +11,21 @@ import numpy as np
 
 from mlcicd_assets.ml.errors import RequestError
 from mlcicd_assets.ml.schema import FeatureColumn
-from mlcicd_assets.serving.models import LiveModel, LoadFailure
-from mlcicd_assets.serving.protocol import (
-    FLOATS,
-    INTEGERS,
-    OUTPUTS,
-    InferRequest,
-    PredictRequest,
-    Tensor,
-)
+from mlcicd_assets.serving.models import LiveModel
+from mlcicd_assets.serving.protocol import OUTPUTS, InferRequest, PredictRequest, Tensor
 
-MAX_ROWS: Final = 10_000
 # JSON types a caller may send for each datatype, null apart. bool is no number here.
-ELEMENTS: Final = {
-    **{name: frozenset({int}) for name in INTEGERS},
-    **{name: frozenset({int, float}) for name in FLOATS},
-    "BOOL": frozenset({bool}),
-    "BYTES": frozenset({str}),
+NUMBERS: Final[dict[str, set[type]]] = {
+    **{f"{sign}INT{bits}": {int} for sign in ("", "U") for bits in (8, 16, 32, 64)},
+    "FP32": {int, float},
+    "FP64": {int, float},
+    "BOOL": {bool},
 }
+DATATYPES: Final[dict[str, dict[str, set[type]]]] = {
+    "number": NUMBERS,
+    "category": {"BYTES": {str}},
+}
+PLAIN: Final[dict[str, set[type]]] = {"number": {int, float, bool}, "category": {str}}
 
 
 def infer_columns(request: InferRequest, columns: Sequence[FeatureColumn]) -> dict[str, np.ndarray]:
@@ -41,10 +38,10 @@ def infer_columns(request: InferRequest, columns: Sequence[FeatureColumn]) -> di
     if len(tensors) != len(request.inputs):
         raise RequestError("an input is given twice: send one tensor per column")
     _check_names(tensors, columns)
-    rows = {_rows(tensors[column.name], column) for column in columns}
-    if len(rows) != 1:
+    values = {column.name: _tensor_values(tensors[column.name], column) for column in columns}
+    if len({len(array) for array in values.values()}) != 1:
         raise RequestError("the inputs differ in their number of rows")
-    return {column.name: _tensor_values(tensors[column.name], column) for column in columns}
+    return values
 
 
 def predict_columns(
@@ -56,9 +53,8 @@ def predict_columns(
         RequestError: a column is missing, unknown or breaks a rule.
     """
     _check_names(request.row, columns)
-    allowed = {"number": frozenset({int, float, bool}), "category": frozenset({str})}
     return {
-        column.name: _values([request.row[column.name]], column, types=allowed[column.kind])
+        column.name: _values([request.row[column.name]], column, PLAIN[column.kind])
         for column in columns
     }
 
@@ -67,19 +63,16 @@ def infer_answer(request: InferRequest, name: str, live: LiveModel, scores: np.n
     """Return the v2 response for these scores, shape (n,)."""
     values = {"score": scores, "decision": scores >= live.bundle.threshold}
     wanted = [output.name for output in request.outputs] or list(OUTPUTS)
-    answer: dict[str, Any] = {
-        "model_name": name,
-        "model_version": str(live.version),
-        "outputs": [
-            {
-                "name": output,
-                "shape": [len(scores)],
-                "datatype": OUTPUTS[output],
-                "data": values[output].tolist(),
-            }
-            for output in wanted
-        ],
-    }
+    outputs = [
+        {
+            "name": output,
+            "datatype": OUTPUTS[output],
+            "shape": [len(scores)],
+            "data": values[output].tolist(),
+        }
+        for output in wanted
+    ]
+    answer = {"model_name": name, "model_version": str(live.version), "outputs": outputs}
     return answer if request.id is None else {**answer, "id": request.id}
 
 
@@ -94,37 +87,25 @@ def predict_answer(name: str, live: LiveModel, scores: np.ndarray) -> Any:
     }
 
 
-def metadata_answer(name: str, live: LiveModel, failure: LoadFailure | None) -> Any:
+def metadata_answer(name: str, live: LiveModel, failure: Mapping[str, str | None]) -> Any:
     """Return the v2 description of a model, and what keeps a newer bundle from serving."""
+    inputs = [(c.name, "BYTES" if c.kind == "category" else "FP64") for c in live.bundle.columns]
+    parts = {"inputs": inputs, "outputs": OUTPUTS.items()}
+    tensors = {
+        part: [{"name": tensor, "datatype": kind, "shape": [-1]} for tensor, kind in members]
+        for part, members in parts.items()
+    }
     return {
         "name": name,
         "versions": [str(live.version)],
         "platform": "mlcicd_arrays",
-        "inputs": [
-            {
-                "name": column.name,
-                "datatype": "BYTES" if column.kind == "category" else "FP64",
-                "shape": [-1],
-            }
-            for column in live.bundle.columns
-        ],
-        "outputs": [
-            {"name": output, "datatype": datatype, "shape": [-1]}
-            for output, datatype in OUTPUTS.items()
-        ],
+        **tensors,
         "parameters": {
+            "version": live.version,
             "digest": live.bundle.digest,
             "threshold": live.bundle.threshold,
-            **failure_parameters(failure),
+            **failure,
         },
-    }
-
-
-def failure_parameters(failure: LoadFailure | None) -> dict[str, str | None]:
-    """Return why the newest pointer is not what serves; nulls when it is."""
-    return {
-        "load_error": failure.reason if failure else None,
-        "failed_digest": failure.digest if failure else None,
     }
 
 
@@ -137,39 +118,20 @@ def _check_names(given: Mapping[str, object], columns: Sequence[FeatureColumn]) 
         raise RequestError(f"unknown column: the inputs are {', '.join(sorted(names))}")
 
 
-def _rows(tensor: Tensor, column: FeatureColumn) -> int:
-    rows, *rest = tensor.shape or [0]
-    if rest not in ([], [1]):
-        raise RequestError(f"column '{column.name}': its shape must be [n] or [n, 1]")
-    if not 1 <= rows <= MAX_ROWS:
-        raise RequestError(f"column '{column.name}': send 1 to {MAX_ROWS} rows at once")
-    if len(tensor.data) != rows:
-        raise RequestError(f"column '{column.name}': its data does not have the rows of its shape")
-    return rows
-
-
 def _tensor_values(tensor: Tensor, column: FeatureColumn) -> np.ndarray:
-    types = ELEMENTS.get(tensor.datatype)
-    if types is None or (tensor.datatype == "BYTES") != (column.kind == "category"):
-        kind = "BYTES" if column.kind == "category" else "BOOL, FP32, FP64 or an integer type"
-        raise RequestError(f"column '{column.name}': its datatype must be {kind}")
+    types = DATATYPES[column.kind].get(tensor.datatype)
+    if types is None:
+        allowed = ", ".join(DATATYPES[column.kind])
+        raise RequestError(f"column '{column.name}': its datatype must be {allowed}")
     data = tensor.data
-    if len(tensor.shape) == 2 and all(isinstance(item, list) for item in data):
-        if any(len(item) != 1 for item in data):
-            raise RequestError(f"column '{column.name}': each row of shape [n, 1] holds one value")
+    if len(tensor.shape) == 2 and all(isinstance(item, list) and len(item) == 1 for item in data):
         data = [item[0] for item in data]
-    if tensor.datatype in INTEGERS:
-        _check_integers(data, column, np.iinfo(tensor.datatype.lower()))
-    return _values(data, column, types=types)
+    if tensor.shape[1:] not in ([], [1]) or len(data) != tensor.shape[0]:
+        raise RequestError(f"column '{column.name}': send n values, shape [n] or [n, 1]")
+    return _values(data, column, types)
 
 
-def _check_integers(data: list[Any], column: FeatureColumn, limits: np.iinfo[Any]) -> None:
-    numbers = [value for value in data if isinstance(value, int)]
-    if numbers and not limits.min <= min(numbers) <= max(numbers) <= limits.max:
-        raise RequestError(f"column '{column.name}': must fit its datatype")
-
-
-def _values(data: list[Any], column: FeatureColumn, *, types: frozenset[type]) -> np.ndarray:
+def _values(data: list[Any], column: FeatureColumn, types: set[type]) -> np.ndarray:
     found = set(map(type, data))
     if NoneType in found and not column.nullable:
         raise RequestError(f"column '{column.name}': null is not allowed")
@@ -192,11 +154,9 @@ def _number(data: list[Any], column: FeatureColumn) -> np.ndarray:
 
 
 def _category(data: list[Any], column: FeatureColumn) -> np.ndarray:
-    values = ["" if value is None else value for value in data]
     # The empty text is the null category, as in training.
-    known = {*(column.categories or values), *([""] if column.nullable else [])}
-    if not known.issuperset(values):
-        raise RequestError(
-            f"column '{column.name}': must be one of {', '.join(column.categories or ())}"
-        )
+    values = ["" if value is None else value for value in data]
+    allowed = column.categories
+    if allowed is not None and set(values) - {*allowed, *([""] if column.nullable else [])}:
+        raise RequestError(f"column '{column.name}': must be one of {', '.join(allowed)}")
     return np.array(values, dtype=object)

@@ -6,15 +6,15 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from mlcicd_assets.io.bundle import Bundle, check_golden, load_bundle
-from mlcicd_assets.io.releases import Pointer, list_models, pointer_path, read_pointer
+from mlcicd_assets.io.releases import Pointer, pointer_stamps, read_pointer
 from mlcicd_assets.ml.errors import MlcicdError
 
 POLL_SECONDS: Final = 0.2
 LOG: Final = logging.getLogger("mlcicd.serving")
-V = TypeVar("V")
+NO_FAILURE: Final[dict[str, str | None]] = {"load_error": None, "failed_digest": None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,14 +23,6 @@ class LiveModel:
 
     version: int
     bundle: Bundle
-
-
-@dataclass(frozen=True)
-class LoadFailure:
-    """Why a model's newest pointer is not what serves; digest None: unreadable pointer."""
-
-    digest: str | None
-    reason: str
 
 
 class ModelStore:
@@ -43,17 +35,17 @@ class ModelStore:
     def __init__(self, releases: Path) -> None:
         self._releases = releases
         self._live: dict[str, LiveModel] = {}
-        self._failures: dict[str, LoadFailure] = {}
-        self._seen: dict[str, tuple[int, int, int]] = {}
+        self._failures: dict[str, dict[str, str | None]] = {}
+        self._seen: dict[str, tuple[int, int]] = {}
         self._watcher: threading.Thread | None = None
 
     def live(self) -> dict[str, LiveModel]:
         """Return the models that answer now, by name."""
         return self._live
 
-    def failure(self, model: str) -> LoadFailure | None:
-        """Return why the model's newest pointer could not be followed, if so."""
-        return self._failures.get(model)
+    def failure(self, model: str) -> dict[str, str | None]:
+        """Return why (`load_error`) a model's newest bundle (`failed_digest`) is not live."""
+        return self._failures.get(model, NO_FAILURE)
 
     def is_ready(self) -> bool:
         """Tell whether every pointer has a model that answers, and pointers are being watched."""
@@ -62,14 +54,15 @@ class ModelStore:
 
     def refresh(self) -> None:
         """Follow every pointer that changed since the last call; remove what has none."""
-        stats = {name: _stat(self._releases, name) for name in list_models(self._releases)}
-        current = {name: seen for name, seen in stats.items() if seen is not None}
-        for gone in self._seen.keys() - current.keys():
-            self._drop(gone)
-        for name, seen in current.items():
-            if self._seen.get(name) != seen:
+        stamps = pointer_stamps(self._releases)
+        for gone in self._seen.keys() - stamps.keys():
+            self._live = {name: live for name, live in self._live.items() if name != gone}
+            self._failures.pop(gone, None)
+            LOG.info("%s: out of service, it has no pointer any more", gone)
+        for name, stamp in stamps.items():
+            if self._seen.get(name) != stamp:
                 self._follow(name)
-        self._seen = current
+        self._seen = stamps
 
     @contextmanager
     def watching(self) -> Generator[None]:
@@ -95,29 +88,26 @@ class ModelStore:
         pointer = None
         try:
             pointer = read_pointer(self._releases, name)
-            if pointer is None:
+            if pointer is None:  # removed this moment
                 return
-            self._serve(pointer, version=pointer.version, digest=pointer.digest)
+            self._serve(name, pointer.version, pointer.digest)
+            self._failures.pop(name, None)
         except (MlcicdError, OSError) as error:
-            failure = LoadFailure(pointer.digest if pointer else None, str(error))
-            self._failures = {**self._failures, name: failure}
+            digest = pointer.digest if pointer else None
+            self._failures[name] = {"load_error": str(error), "failed_digest": digest}
             LOG.error("%s: kept what it was, its pointer cannot be followed: %s", name, error)
             if pointer and name not in self._live:
                 self._fall_back(pointer)
-        else:
-            self._failures = _without(self._failures, name)
 
     def _fall_back(self, pointer: Pointer) -> None:
         """Start with the release before the broken one rather than with nothing."""
-        if pointer.previous_digest is None or pointer.previous_version is None:
-            return
-        try:
-            self._serve(pointer, version=pointer.previous_version, digest=pointer.previous_digest)
-        except (MlcicdError, OSError) as error:
-            LOG.error("%s: the previous release cannot be loaded either: %s", pointer.model, error)
+        if pointer.previous_version and pointer.previous_digest:
+            try:
+                self._serve(pointer.model, pointer.previous_version, pointer.previous_digest)
+            except (MlcicdError, OSError) as error:
+                LOG.error("%s: nor does its previous release load: %s", pointer.model, error)
 
-    def _serve(self, pointer: Pointer, *, version: int, digest: str) -> None:
-        name = pointer.model
+    def _serve(self, name: str, version: int, digest: str) -> None:
         old = self._live.get(name)
         if old and old.bundle.digest == digest:
             bundle = old.bundle
@@ -126,20 +116,3 @@ class ModelStore:
             check_golden(bundle)
         self._live = {**self._live, name: LiveModel(version, bundle)}
         LOG.info("%s: version %d is live, bundle %s", name, version, digest[:12])
-
-    def _drop(self, name: str) -> None:
-        self._live = _without(self._live, name)
-        self._failures = _without(self._failures, name)
-        LOG.info("%s: out of service, it has no pointer any more", name)
-
-
-def _without(values: dict[str, V], name: str) -> dict[str, V]:
-    return {key: value for key, value in values.items() if key != name}
-
-
-def _stat(releases: Path, model: str) -> tuple[int, int, int] | None:
-    try:
-        status = pointer_path(releases, model).stat()
-    except FileNotFoundError:
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size

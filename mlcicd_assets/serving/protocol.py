@@ -1,36 +1,40 @@
 """Open Inference Protocol v2: the messages we read, and the words we answer with."""
 
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
 from mlcicd_assets.ml.errors import RequestError
 
-INTEGERS: Final = frozenset(
-    {"INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"}
-)
-FLOATS: Final = frozenset({"FP32", "FP64"})
+MAX_ROWS: Final = 10_000
 OUTPUTS: Final = {"score": "FP64", "decision": "BOOL"}
-# Either asks for raw bytes after the JSON, which we do not speak.
-BINARY_PARAMETERS: Final = frozenset({"binary_data_size", "binary_data", "binary_data_output"})
+Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_ROWS)]
 T = TypeVar("T")
+
+
+class Parameters(msgspec.Struct, frozen=True):
+    """Any but those that announce raw bytes beside the JSON, which we do not speak."""
+
+    binary_data_size: None = None
+    binary_data: None = None
+    binary_data_output: None = None
 
 
 class Tensor(msgspec.Struct):
     """One input column: `shape` [n] or [n, 1], `data` flat or as n lists of one."""
 
     name: str
-    shape: list[int]
+    shape: Annotated[list[Size], msgspec.Meta(min_length=1)]
     datatype: str
     data: list[Any]
-    parameters: dict[str, Any] = {}
+    parameters: Parameters = Parameters()
 
 
 class RequestedOutput(msgspec.Struct):
     """One output the caller wants."""
 
-    name: str
-    parameters: dict[str, Any] = {}
+    name: Literal["score", "decision"]
+    parameters: Parameters = Parameters()
 
 
 class InferRequest(msgspec.Struct):
@@ -39,7 +43,7 @@ class InferRequest(msgspec.Struct):
     inputs: list[Tensor]
     outputs: list[RequestedOutput] = []
     id: str | None = None
-    parameters: dict[str, Any] = {}
+    parameters: Parameters = Parameters()
 
 
 class PredictRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -49,39 +53,20 @@ class PredictRequest(msgspec.Struct, forbid_unknown_fields=True):
     model: str | None = None
 
 
-_infer = msgspec.json.Decoder(InferRequest)
-_predict = msgspec.json.Decoder(PredictRequest)
+FORMS: Final[dict[type[Any], str]] = {
+    InferRequest: "{'inputs': [{name, shape: [n], datatype, data}], 'outputs': [{'name': 'score' "
+    f"or 'decision'}}]}}, n from 1 to {MAX_ROWS}, no binary tensors",
+    PredictRequest: "{'row': {column: value}, 'model': name, needed when several are live}",
+}
 
 
-def decode_infer(body: bytes) -> InferRequest:
-    """Read an infer request.
-
-    Raises:
-        RequestError: it is not one, or it asks for binary tensors.
-    """
-    request = _decode(_infer, body, "an infer request: {'inputs': [{name, shape, datatype, data}]}")
-    asked = set(request.parameters)
-    for part in (*request.inputs, *request.outputs):
-        asked |= set(part.parameters)
-    if asked & BINARY_PARAMETERS:
-        raise RequestError("binary tensors are not supported: send the data as JSON")
-    if any(output.name not in OUTPUTS for output in request.outputs):
-        raise RequestError(f"unknown output: this server gives {' and '.join(OUTPUTS)}")
-    return request
-
-
-def decode_predict(body: bytes) -> PredictRequest:
-    """Read a predict request.
+def decode(body: bytes, type_: type[T]) -> T:
+    """Read a request of one of the two types.
 
     Raises:
-        RequestError: it is not one.
+        RequestError: it is not one. The decoder's own message is dropped, it can quote the body.
     """
-    return _decode(_predict, body, "a predict request: {'model': ..., 'row': {column: value}}")
-
-
-def _decode(decoder: msgspec.json.Decoder[T], body: bytes, what: str) -> T:
     try:
-        return decoder.decode(body)
-    # The decoder's own message can quote the body, so it is dropped.
+        return msgspec.json.decode(body, type=type_)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise RequestError(f"the body is not {what}, in strict JSON") from None
+        raise RequestError(f"the body must be strict, plain JSON: {FORMS[type_]}") from None

@@ -94,6 +94,7 @@ def test_another_folder_of_models_is_loaded_by_environment(
         ("MLCICD_ENDPOINTS", "127.0.0.1:8900"),
         ("MLCICD_LEDGER_URL", "ledger.db"),
         ("MLCICD_HOME", " "),
+        ("MLCICD_TOKEN", ""),
     ],
 )
 def test_a_wrong_variable_is_named_when_definitions_load(

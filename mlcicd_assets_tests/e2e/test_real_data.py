@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 
 from mlcicd_assets.io.bundle import load_bundle
 from mlcicd_assets.io.endpoint import score_rows
@@ -15,6 +16,7 @@ from mlcicd_assets.io.releases import read_pointer
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.io.training_run import load_split
 from mlcicd_assets.ml.estimator import column_arrays, model_frame
+from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.values import FeatureSet, ReportRef
 from mlcicd_assets_tests.conftest import ROOT
 from mlcicd_assets_tests.e2e.commands import job_execute
@@ -64,7 +66,8 @@ def test_the_published_benchmark_is_reached_through_every_step(
     monkeypatch.setenv("MLCICD_DEFS", str(Path(__file__).parent))
     done = job_execute("handbook_cicd", home)
     assert done.code == 0, done.output[-6000:]
-    print(f"\nhandbook_cicd: {done.cpu_seconds:.1f} CPU s, peak {done.peak_mb:,.0f} MB")
+    print(f"\nfigure cpu_seconds {done.cpu_seconds:.1f} <= 120")
+    print(f"figure peak_mb {done.peak_mb:.0f} <= 4096")
     settings = Settings.from_env()
     report = stored_value("handbook", "evaluation_report", ReportRef)
     assert report.candidate.data.raw.events.rows == transactions.height
@@ -74,8 +77,10 @@ def test_the_published_benchmark_is_reached_through_every_step(
     assert report.metrics["rows"] == 58_264
     assert report.metrics["positives"] == 385
     for name, published in PUBLISHED.items():
-        print(f"{name}: {report.metrics[name]:.4f} (published {published})")
-        assert abs(report.metrics[name] - published) <= 0.01
+        distance = abs(report.metrics[name] - published)
+        print(f"{name} {report.metrics[name]:.4f}, published {published}")
+        print(f"figure {name}_from_published {distance:.4f} <= 0.01")
+        assert distance <= 0.01
     assert outcomes("handbook") == ["released"]
     _check_every_score(settings, server, report.candidate.data)
 
@@ -84,10 +89,6 @@ def _check_every_score(settings: Settings, server: str, data: FeatureSet) -> Non
     pointer = read_pointer(settings.releases, "handbook")
     assert pointer is not None
     bundle = load_bundle(settings.releases, "handbook", pointer.digest)
-    import yaml
-
-    from mlcicd_assets.ml.spec import PipelineSpec
-
     text = (Path(__file__).parent / "handbook" / "defs.yaml").read_text()
     spec = PipelineSpec.model_validate(yaml.safe_load(text)["attributes"])
     holdout = load_split(data, spec).holdout
@@ -96,7 +97,9 @@ def _check_every_score(settings: Settings, server: str, data: FeatureSet) -> Non
     offline = pipeline.predict_proba(model_frame(holdout, bundle.columns))[:, 1]
     difference = float(np.max(np.abs(served - offline)))
     flipped = int(np.sum((served >= bundle.threshold) != (offline >= bundle.threshold)))
-    print(f"{len(served):,} rows over HTTP: max difference {difference:.3g}, {flipped} flipped")
+    print(f"figure rows_over_http {len(served)} == 58264")
+    print(f"figure largest_score_difference {difference:.3g} <= 1e-12")
+    print(f"figure decisions_flipped {flipped} == 0")
     assert len(served) == 58_264
     assert difference <= 1e-12
     assert flipped == 0

@@ -19,7 +19,7 @@ from mlcicd_assets.io.releases import pointer_path
 from mlcicd_assets.ml.errors import EndpointUnreachable, ReleaseError
 from mlcicd_assets_tests.conftest import free_port
 from mlcicd_assets_tests.io import tiny
-from mlcicd_assets_tests.serving.driving import running
+from mlcicd_assets_tests.serving.driving import serving
 
 TOKEN = "a secret"  # noqa: S105
 
@@ -31,7 +31,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(releases: Path) -> Iterator[str]:
-    with running(releases, token=TOKEN) as server:
+    with serving(releases, token=TOKEN) as server:
         yield server.url
 
 
@@ -45,7 +45,7 @@ def test_from_no_model_to_a_live_one(url: str, releases: Path) -> None:
         wait_until_live(url, tiny.MODEL, bundle.digest, token=TOKEN, timeout_s=0.3)
     tiny.release(releases, bundle.digest, version=4)
     status = wait_until_live(url, tiny.MODEL, bundle.digest, token=TOKEN)
-    assert (status.model, status.version, status.threshold) == (tiny.MODEL, 4, 0.5)
+    assert (status.version, status.digest, status.load_error) == (4, bundle.digest, None)
     assert status == model_status(url, tiny.MODEL, token=TOKEN)
 
     many = {name: np.resize(values, 1_201) for name, values in tiny.ROWS.items()}
@@ -56,8 +56,6 @@ def test_from_no_model_to_a_live_one(url: str, releases: Path) -> None:
 
     with pytest.raises(ReleaseError, match="'amount': must be at most"):
         score_rows(url, tiny.MODEL, {**tiny.ROWS, "amount": np.full(3, 9e9)}, token=TOKEN)
-    with pytest.raises(ReleaseError, match="infinite"):
-        score_rows(url, tiny.MODEL, {**tiny.ROWS, "rate": np.full(3, np.inf)}, token=TOKEN)
     with pytest.raises(ReleaseError, match="missing column"):
         predict_row(url, tiny.MODEL, {"amount": 1.0}, token=TOKEN)
     for token in (None, "wrong"):
@@ -83,7 +81,9 @@ class Stranger(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(b'{"name": "m", "versions": []}')
+        self.wfile.write(b'{"name": "m", "versions": [], "outputs": [{"data": [0.5]}]}')
+
+    do_POST = do_GET
 
     def log_message(self, *_: object) -> None:
         return
@@ -92,6 +92,10 @@ class Stranger(http.server.BaseHTTPRequestHandler):
 def test_another_kind_of_server_is_not_mistaken_for_ours() -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), Stranger) as stranger:
         threading.Thread(target=stranger.serve_forever).start()
+        url = f"http://127.0.0.1:{stranger.server_port}"
+        assert not is_alive(url)
         with pytest.raises(ReleaseError, match="not a server of ours"):
-            model_status(f"http://127.0.0.1:{stranger.server_port}", "m", token=None)
+            model_status(url, "m", token=None)
+        with pytest.raises(ReleaseError, match="one score a row"):
+            score_rows(url, "m", tiny.ROWS, token=None)
         stranger.shutdown()

@@ -1,7 +1,9 @@
 """The registry on a real MLflow store: one version a key, every estimator comes back equal."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
+from unittest.mock import ANY
 
 import mlflow
 import numpy as np
@@ -10,9 +12,12 @@ import pytest
 import skops.io
 from sklearn.preprocessing import FunctionTransformer
 
+from mlcicd_assets.io.ledger_tables import TrainedRecord
 from mlcicd_assets.io.registry import (
     CANDIDATE,
-    TrainingRecord,
+    DIGEST_TAG,
+    KEY_TAG,
+    SECONDS_TAG,
     client,
     ensure_experiment,
     find_version,
@@ -24,6 +29,7 @@ from mlcicd_assets.ml.errors import BundleError
 from mlcicd_assets.ml.estimator import make_pipeline, model_frame
 from mlcicd_assets.ml.schema import FeatureColumn
 from mlcicd_assets.ml.spec import Estimator, Training
+from mlcicd_assets.ml.values import TableVersion
 
 COLUMNS = (FeatureColumn("a", "number"), FeatureColumn("c", "category"))
 
@@ -39,18 +45,16 @@ def fitted(estimator: str) -> object:
     return pipeline.fit(model_frame(rows, COLUMNS), (rows["a"] > 0.5).to_numpy())
 
 
-def record(key: str) -> TrainingRecord:
-    return TrainingRecord(
+def register_one(settings: Settings, key: str, pipeline: object) -> TrainedRecord:
+    return register(
+        settings,
+        mlflow,
+        pipeline,
         model="m",
-        training_key=key,
-        digest="d" * 64,
-        seconds=1.5,
+        tags={KEY_TAG: key, DIGEST_TAG: "d" * 64, SECONDS_TAG: "1.5"},
         params={"seed": 1},
         metrics={"train_rows": 200.0},
-        tags={"git_commit": "abc"},
-        dataset_uri="/lake/m/features",
-        dataset_version=3,
-        dataset_fingerprint="v1:1:2:3",
+        dataset=TableVersion("/lake/m/features", "id", 3, "v1:1:2:3", 200),
     )
 
 
@@ -66,7 +70,7 @@ def settings(home: Path) -> Settings:
 def test_every_estimator_comes_back_from_its_skops_file(estimator: str, settings: Settings) -> None:
     pipeline = fitted(estimator)
     with mlflow.start_run():
-        made = register(settings, mlflow, pipeline, record(estimator))
+        made = register_one(settings, estimator, pipeline)
     again = load_pipeline(settings, "m", made.version)
     rows = model_frame(frame(), COLUMNS)
     assert (again.predict_proba(rows) == pipeline.predict_proba(rows)).all()
@@ -75,18 +79,19 @@ def test_every_estimator_comes_back_from_its_skops_file(estimator: str, settings
 def test_a_version_is_found_again_by_its_training_key(settings: Settings) -> None:
     assert find_version(settings, "m", "key") is None
     with mlflow.start_run() as run:
-        made = register(settings, mlflow, fitted("DecisionTreeClassifier"), record("key"))
-    assert find_version(settings, "m", "key") == made
-    assert made.run_id == run.info.run_id
+        made = register_one(settings, "key", fitted("DecisionTreeClassifier"))
+    assert find_version(settings, "m", "key") == replace(made, at=ANY)
+    assert made.mlflow_run_id == run.info.run_id
+    assert (made.version, made.seconds) == (1, 1.5)
     assert find_version(settings, "m", "another") is None
     assert client(settings).get_model_version_by_alias("m", CANDIDATE).version == 1
-    inputs = client(settings).get_run(made.run_id).inputs.dataset_inputs
+    inputs = client(settings).get_run(made.mlflow_run_id).inputs.dataset_inputs
     assert inputs[0].dataset.name == "m_features_v3"
 
 
 def test_a_file_with_a_foreign_type_is_not_loaded(settings: Settings) -> None:
     with mlflow.start_run():
-        made = register(settings, mlflow, fitted("DecisionTreeClassifier"), record("key"))
+        made = register_one(settings, "key", fitted("DecisionTreeClassifier"))
     source = client(settings).get_model_version("m", str(made.version)).source
     path = Path(mlflow.artifacts.download_artifacts(source)) / "model.skops"
     skops.io.dump(FunctionTransformer(print), path)

@@ -1,13 +1,16 @@
 """Pointers and notes of the release store, with real files, locks and processes."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,10 +18,9 @@ import pytest
 from mlcicd_assets.io.releases import (
     Pointer,
     bundle_folder,
-    list_models,
     pointer_path,
+    pointer_stamps,
     read_pointer,
-    read_release_note,
     remove_pointer,
     swap_pointer,
     write_release_note,
@@ -28,25 +30,15 @@ from mlcicd_assets.ml.errors import PointerMoved, ReleaseError
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
 
-def pointer(digest: str = A, *, model: str = "card_fraud", version: int = 1) -> Pointer:
-    return Pointer(
-        model=model,
-        version=version,
-        digest=digest,
-        ledger_seq=4,
-        ledger_hash="f" * 64,
-        previous_version=None,
-        previous_digest=None,
-    )
+def pointer(digest: str = A, *, model: str = "card_fraud") -> Pointer:
+    return Pointer(model, 1, digest, 4, "f" * 64, None, None)
 
 
 def test_a_pointer_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert read_pointer(tmp_path, "card_fraud") is None
-    assert list_models(tmp_path / "nowhere") == ()
     full = replace(pointer(), previous_version=3, previous_digest=B)
     swap_pointer(tmp_path, full, expected_digest=None)
     assert read_pointer(tmp_path, "card_fraud") == full
-    assert list_models(tmp_path) == ("card_fraud",)
     assert sorted(p.name for p in (tmp_path / "card_fraud").iterdir()) == [".lock", "pointer.json"]
 
 
@@ -58,10 +50,25 @@ def test_only_who_knows_the_current_digest_may_move_it(tmp_path: Path) -> None:
         with pytest.raises(PointerMoved):
             remove_pointer(tmp_path, "card_fraud", expected_digest=expected)
     assert read_pointer(tmp_path, "card_fraud") == pointer(A)
-    swap_pointer(tmp_path, pointer(B), expected_digest=A)
+    with pointer_path(tmp_path, "card_fraud").open("rb") as reader:
+        swap_pointer(tmp_path, pointer(B), expected_digest=A)
+        assert msgspec.json.decode(reader.read(), type=Pointer) == pointer(A)  # old, but whole
     remove_pointer(tmp_path, "card_fraud", expected_digest=B)
     assert read_pointer(tmp_path, "card_fraud") is None
-    assert list_models(tmp_path) == ()
+
+
+def test_stamps_change_with_the_pointer_and_see_only_models(tmp_path: Path) -> None:
+    assert pointer_stamps(tmp_path / "nowhere") == {}
+    (tmp_path / "no_pointer").mkdir()
+    (tmp_path / "a_file").touch()
+    (tmp_path / "Not a model").mkdir()
+    (tmp_path / "Not a model" / "pointer.json").touch()
+    swap_pointer(tmp_path, pointer(A), expected_digest=None)
+    first = pointer_stamps(tmp_path)
+    assert list(first) == ["card_fraud"]
+    assert pointer_stamps(tmp_path) == first
+    swap_pointer(tmp_path, pointer(B), expected_digest=A)
+    assert pointer_stamps(tmp_path) != first
 
 
 def test_of_many_swaps_at_once_one_wins(tmp_path: Path) -> None:
@@ -109,28 +116,26 @@ def test_a_killed_writer_leaves_a_whole_pointer(tmp_path: Path) -> None:
         assert read_pointer(tmp_path, "card_fraud") is not None
 
 
+USES: list[Callable[[Path, str], Any]] = [
+    read_pointer,
+    lambda root, name: swap_pointer(root, pointer(model=name), expected_digest=None),
+    lambda root, name: remove_pointer(root, name, expected_digest=None),
+    lambda root, name: write_release_note(root, name, A, {}),
+    lambda root, name: bundle_folder(root, name, A),
+    lambda root, name: bundle_folder(root, "card_fraud", name),
+]
+
+
 @pytest.mark.parametrize(
     "name",
-    ["", "..", "../x", "a/b", "/etc", "A", "1a", "a\n", "a\x00", "a.b", "ä", "x" * 64, "%2e%2e"],
-)
+    ["", "..", "../x", "a/b", "/etc", "A", "1a", "a\n", "a\x00", "a.b", "ä", "x" * 64, "%2e%2e",
+     A + "\n", A.upper(), "../" + "a" * 61],
+)  # fmt: skip
 def test_names_that_could_lead_elsewhere_never_reach_a_path(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ReleaseError):
-        read_pointer(tmp_path, name)
-    with pytest.raises(ReleaseError):
-        swap_pointer(tmp_path, pointer(model=name), expected_digest=None)
-    with pytest.raises(ReleaseError):
-        write_release_note(tmp_path, name, A, {})
+    for use in USES:
+        with pytest.raises(ReleaseError):
+            use(tmp_path, name)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "digest", ["", "..", "A" * 64, "a" * 63, "a" * 64 + "\n", "../" + "a" * 61]
-)
-def test_digests_are_64_hex_digits(tmp_path: Path, digest: str) -> None:
-    with pytest.raises(ReleaseError, match="64"):
-        bundle_folder(tmp_path, "card_fraud", digest)
-    with pytest.raises(ReleaseError, match="64"):
-        swap_pointer(tmp_path, pointer(digest), expected_digest=None)
 
 
 GOOD = msgspec.json.encode(pointer())
@@ -138,21 +143,9 @@ GOOD = msgspec.json.encode(pointer())
 
 @pytest.mark.parametrize(
     "content",
-    [
-        b"",
-        GOOD[:-5],
-        b"[]",
-        b"\xff\xfe",
-        b"[" * 100_000,
-        b'{"model": "\xff"}',
-        GOOD.replace(b"card_fraud", b"other"),
-        GOOD.replace(A.encode(), b"../../etc"),
-        GOOD.replace(b'"version":1', b'"version":0'),
-        GOOD.replace(b'"version":1', b'"version":"1"'),
-        GOOD.replace(b'"previous_digest":null', b'"previous_digest":"x"'),
-        GOOD + b" " * 70_000,
-    ],
-)
+    [b"", GOOD[:-5], b"[]", b"\xff\xfe", GOOD.replace(b"card", b"\xff"), b'{"model":"x"}',
+     GOOD.replace(b'"version":1', b'"version":"1"')],
+)  # fmt: skip
 def test_a_damaged_pointer_is_named_and_not_replaced(tmp_path: Path, content: bytes) -> None:
     path = pointer_path(tmp_path, "card_fraud")
     path.parent.mkdir()
@@ -165,11 +158,8 @@ def test_a_damaged_pointer_is_named_and_not_replaced(tmp_path: Path, content: by
 
 
 def test_a_note_stands_beside_the_bundle_and_can_be_replaced(tmp_path: Path) -> None:
-    assert read_release_note(tmp_path, "card_fraud", A) is None
     write_release_note(tmp_path, "card_fraud", A, {"head": 1})
     path = write_release_note(tmp_path, "card_fraud", A, {"head": 2, "card": {"x": [1]}})
     assert path == tmp_path / "card_fraud" / "bundles" / f"{A}.release.json"
-    assert read_release_note(tmp_path, "card_fraud", A) == {"head": 2, "card": {"x": [1]}}
-    path.write_bytes(b"{")
-    with pytest.raises(ReleaseError, match="damaged"):
-        read_release_note(tmp_path, "card_fraud", A)
+    assert json.loads(path.read_bytes()) == {"head": 2, "card": {"x": [1]}}
+    assert list(path.parent.iterdir()) == [path]

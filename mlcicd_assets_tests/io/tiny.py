@@ -1,6 +1,7 @@
 """A bundle made by hand: small enough to swap a hundred times in a test."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def linear(intercept: float = 0.0) -> ExportedModel:
         "format": 1,
         "kind": "linear",
         "numbers": ["amount", "rate"],
-        "categories": {"channel": ["chip", "online"]},
+        "categories": [["channel", ["chip", "online"]]],
         "intercept": intercept,
     }
     arrays = {
@@ -39,30 +40,22 @@ def linear(intercept: float = 0.0) -> ExportedModel:
     return ExportedModel(meta, arrays)
 
 
-def bundle(root: Path, intercept: float = 0.0, *, model: str = MODEL) -> Bundle:
-    return write_bundle(
-        root,
-        model=model,
-        exported=linear(intercept),
-        columns=COLUMNS,
-        threshold=0.5,
-        definitions={"windows": []},
-        train_until="2026-01-01T00:00:00Z",
-        golden=ROWS,
-    )
+def bundle(root: Path, intercept: float = 0.0, *, model: str = MODEL, **changes: Any) -> Bundle:
+    parts: dict[str, Any] = {
+        "exported": linear(intercept),
+        "columns": COLUMNS,
+        "threshold": 0.5,
+        "definitions": {"windows": []},
+        "train_until": "2026-01-01T00:00:00Z",
+        "golden": ROWS,
+    }
+    return write_bundle(root, model=model, **{**parts, **changes})
 
 
 def release(root: Path, digest: str, *, version: int = 1, model: str = MODEL) -> Pointer:
     """Point the model at the digest, whatever it points at now."""
     old = read_pointer(root, model)
-    pointer = Pointer(
-        model=model,
-        version=version,
-        digest=digest,
-        ledger_seq=1,
-        ledger_hash="0" * 64,
-        previous_version=old.version if old else None,
-        previous_digest=old.digest if old else None,
-    )
-    swap_pointer(root, pointer, expected_digest=old.digest if old else None)
+    previous = (old.version, old.digest) if old else (None, None)
+    pointer = Pointer(model, version, digest, 1, "0" * 64, *previous)
+    swap_pointer(root, pointer, expected_digest=previous[1])
     return pointer

@@ -14,6 +14,7 @@ from mlcicd_assets.ml.errors import DataError, NotEnoughData, SpecError
 from mlcicd_assets.ml.features import as_of, check_features, compute_features
 from mlcicd_assets.ml.schema import feature_columns
 from mlcicd_assets.ml.spec import PipelineSpec
+from mlcicd_assets_tests.ml.specs import small_spec
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 UTC_US = pl.Datetime("us", "UTC")
@@ -32,27 +33,13 @@ WINDOWS = [
 ]
 
 
-def make_spec(*, absent: str = "negative", matures: int = 2, **changes: Any) -> PipelineSpec:
+def make_spec(**changes: Any) -> PipelineSpec:
+    label = {"matures_after_days": 2, "absent": "negative", **changes.pop("label", {})}
     base = {
-        "name": "small",
-        "description": "A small one.",
-        "owners": ["team:x"],
-        "source": {"landing": "events"},
-        "key": ["id"],
-        "time": {"column": "at"},
-        "label": {
-            "column": "bad",
-            "source": {"landing": "labels"},
-            "matures_after_days": matures,
-            "absent": absent,
-        },
-        "contract": {"columns": COLUMNS},
         "features": {"columns": ["amount", "kind"], "calendar": ["hour"], "windows": WINDOWS},
         "split": {"holdout_days": 1, "drop_known_positive": "who"},
-        "training": {"estimator": "LogisticRegression"},
-        "gates": {"floors": {"roc_auc": 0.5}},
     }
-    return PipelineSpec.model_validate({**base, **changes})
+    return small_spec(COLUMNS, label=label, **{**base, **changes})
 
 
 def make_frames(events: list[tuple], labels: list[tuple]) -> tuple[pl.LazyFrame, pl.LazyFrame]:
@@ -74,7 +61,10 @@ LABEL = st.tuples(st.integers(0, 11), st.integers(0, 1), st.integers(0, 30).map(
 
 
 def oracle(events: list[tuple], labels: list[tuple], spec: PipelineSpec) -> dict[int, dict]:
-    """What the docstring of `Windows` says, one row and one window at a time, in hours."""
+    """What the docstring of `Windows` says, one row and one window at a time, in hours.
+
+    Of several labels the one known first counts, of two at once the positive one.
+    """
     first = {}
     for key, bad, known in labels:
         if key not in first or (known, -bad) < (first[key][1], -first[key][0]):
@@ -82,7 +72,7 @@ def oracle(events: list[tuple], labels: list[tuple], spec: PipelineSpec) -> dict
     final = spec.label.absent == "negative" and spec.label.matures_after_days <= 2
     rows = {}
     for key, (hour, who, _) in enumerate(events):
-        row: dict[str, Any] = {}
+        row: dict[str, Any] = {"label": first[key][0] if key in first else None}
         for days in (1, 3):
             inside = [a for h, w, a in events if w == who and hour - 24 * days < h <= hour]
             there = [a for a in inside if a is not None]
@@ -107,10 +97,10 @@ def oracle(events: list[tuple], labels: list[tuple], spec: PipelineSpec) -> dict
     st.lists(LABEL, max_size=12),
     st.sampled_from([("negative", 2), ("negative", 3), ("unknown", 2)]),
 )
-def test_windows_equal_a_naive_count_row_by_row(
+def test_labels_and_windows_equal_a_naive_count_row_by_row(
     events: list[tuple], labels: list[tuple], rule: tuple[str, int]
 ) -> None:
-    spec = make_spec(absent=rule[0], matures=rule[1])
+    spec = make_spec(label={"absent": rule[0], "matures_after_days": rule[1]})
     frame = compute_features(*make_frames(events, labels), spec)
     expected = oracle(events, labels, spec)
     assert frame.height == len(events)
@@ -158,29 +148,6 @@ def test_columns_types_and_order() -> None:
     assert frame.schema["label_known_at"] == UTC_US
 
 
-@pytest.mark.parametrize(
-    ("labels", "winner"),
-    [
-        ([(0, 0, 90), (0, 1, 80), (0, 0, 99)], 1),
-        ([(0, 1, 90), (0, 0, 80)], 0),
-        ([(0, 0, 80), (0, 1, 80), (0, 0, 80)], 1),
-    ],
-)
-def test_the_label_known_first_wins_and_of_two_at_once_the_positive(
-    labels: list[tuple], winner: int
-) -> None:
-    frame = compute_features(*make_frames([(0, "a", 1.0)], labels), make_spec())
-    assert frame["label"].to_list() == [winner]
-    assert frame["label_known_at"].to_list() == [START + timedelta(hours=80)]
-
-
-@pytest.mark.parametrize(("known_at", "rate"), [(48, 1.0), (48.001, 0.0)])
-def test_a_label_known_exactly_after_the_delay_counts(known_at: float, rate: float) -> None:
-    events = [(0, "a", 1.0), (48, "a", 1.0)]
-    frame = compute_features(*make_frames(events, [(0, 1, known_at)]), make_spec())
-    assert frame["who_label_rate_2d"].to_list() == [None, rate]
-
-
 def test_means_stay_within_the_bounds_of_their_column() -> None:
     # Differences of running totals of 0.1 would come out above and below 0.1.
     columns = {**COLUMNS, "amount": {"type": "number", "min": 0.1, "max": 0.1}}
@@ -201,10 +168,7 @@ def test_calendar_is_in_utc() -> None:
 
 def test_a_label_column_is_known_when_it_matures() -> None:
     columns = {**COLUMNS, "bad": {"type": "boolean", "nullable": True}}
-    spec = make_spec(
-        contract={"columns": columns},
-        label={"column": "bad", "positive": True, "matures_after_days": 2},
-    )
+    spec = make_spec(contract={"columns": columns}, label={"source": None, "positive": True})
     events = make_frames([(0, "a", 1.0), (1, "a", 1.0), (2, "a", 1.0)], [])[0]
     frame = compute_features(events.with_columns(bad=pl.Series([True, False, None])), None, spec)
     assert frame["label"].to_list() == [1, 0, None]
@@ -229,31 +193,22 @@ def test_labels_of_their_own_must_be_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("features", "message"),
     [
-        ({"features": {"columns": ["amount", "amount"]}}, "two features are called 'amount'"),
-        ({"features": {"columns": ["at"]}}, "'at' is a time"),
+        ({"columns": ["amount", "amount"]}, "two features are called 'amount'"),
+        ({"columns": ["at"]}, "'at' is a time"),
         (
-            {
-                "features": {
-                    "windows": [{"entity": "id", "days": [1], "stats": ["mean"], "of": "who"}]
-                }
-            },
+            {"windows": [{"entity": "id", "days": [1], "stats": ["mean"], "of": "who"}]},
             "only numbers have a mean",
         ),
         (
-            {"features": {"windows": [{"entity": "amount", "days": [1], "stats": ["count"]}]}},
+            {"windows": [{"entity": "amount", "days": [1], "stats": ["count"]}]},
             "'amount' is nullable",
         ),
-        (
-            {
-                "contract": {"columns": {**COLUMNS, "label": {"type": "number"}}},
-                "features": {"columns": ["label"]},
-            },
-            "'label' is reserved",
-        ),
+        ({"columns": ["label"]}, "'label' is reserved"),
     ],
 )
-def test_impossible_features_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_impossible_features_are_refused(features: dict[str, Any], message: str) -> None:
+    columns = {**COLUMNS, "label": {"type": "number"}}
     with pytest.raises(SpecError, match=message):
-        check_features(make_spec(**changes))
+        check_features(make_spec(contract={"columns": columns}, features=features))

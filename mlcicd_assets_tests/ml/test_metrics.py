@@ -7,18 +7,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from mlcicd_assets.ml import metrics
-from mlcicd_assets.ml.errors import DataError
 
 NAN = float("nan")
-JUDGED = {
-    "roc_auc",
-    "average_precision",
-    "brier",
-    "log_loss",
-    "precision",
-    "recall",
-    "alert_rate",
-}
 CANNOT_BE_JUDGED = {
     "no rows": ([], []),
     "no positive": ([0, 0], [0.1, 0.2]),
@@ -52,20 +42,16 @@ def sample(rows=2_000, seed=0, signal=1.5):
 @given(judged_rows())
 def test_weighted_ranking_metrics_equal_scikit_learn(rows):
     labels, scores, weights = rows
-    ranking = metrics._rank(labels == 1, scores)
+    got = {k: v[0] for k, v in metrics._weighted_metrics(labels, scores, [weights]).items()}
+    expected = {"roc_auc": NAN, "average_precision": NAN}
     kept = labels[weights > 0]
-    ours = metrics._average_precision(ranking, weights)
     if kept.any():
-        expected = sk.average_precision_score(labels, scores, sample_weight=weights)
-        assert ours == pytest.approx(expected, rel=0, abs=1e-12)
-    else:
-        assert math.isnan(ours)
-    ours = metrics._roc_auc(ranking, weights)
+        expected["average_precision"] = sk.average_precision_score(
+            labels, scores, sample_weight=weights
+        )
     if len(set(kept)) == 2:
-        expected = sk.roc_auc_score(labels, scores, sample_weight=weights)
-        assert ours == pytest.approx(expected, rel=0, abs=1e-12)
-    else:
-        assert math.isnan(ours)
+        expected["roc_auc"] = sk.roc_auc_score(labels, scores, sample_weight=weights)
+    assert got == pytest.approx(expected, rel=0, abs=1e-12, nan_ok=True)
 
 
 @settings(max_examples=100, deadline=None)
@@ -93,7 +79,8 @@ def test_standard_metrics_equal_scikit_learn(rows, threshold):
 def test_what_cannot_be_judged_is_nan(case):
     labels, scores = (np.array(part, dtype=float) for part in CANNOT_BE_JUDGED[case])
     got = metrics.classification_metrics(labels, scores, threshold=0.5)
-    assert {name for name, value in got.items() if math.isnan(value)} == JUDGED
+    assert {name for name, value in got.items() if not math.isnan(value)} == {"rows", "positives"}
+    assert len(got) == 9
     assert (got["rows"], got["positives"]) == (len(labels), np.sum(labels == 1))
     intervals = metrics.metric_intervals(labels, scores, resamples=50, seed=0)
     assert np.isnan([bound for pair in intervals.values() for bound in pair]).all()
@@ -103,13 +90,12 @@ def test_what_cannot_be_judged_is_nan(case):
 
 @pytest.mark.parametrize("case", CANNOT_BE_JUDGED)
 @pytest.mark.parametrize("swapped", [False, True])
-def test_a_comparison_with_one_unjudged_side_is_nan(case, swapped):
+def test_a_comparison_with_one_unjudged_side_is_undefined(case, swapped):
     labels, bad = (np.array(part, dtype=float) for part in CANNOT_BE_JUDGED[case])
     good = np.linspace(0.1, 0.9, len(labels))
     pair = (good, bad) if swapped else (bad, good)
     got = metrics.compare_paired(labels, *pair, metric="roc_auc", resamples=50, seed=0)
-    numbers = (got.candidate, got.champion, got.difference, got.lower_90, got.upper_95)
-    assert np.isnan(numbers).all()
+    assert np.isnan([got.difference, got.lower_90, got.upper_95]).all()
     assert (got.rows, got.positives) == (len(labels), np.sum(labels == 1))
 
 
@@ -117,33 +103,6 @@ def test_without_any_alert_precision_is_nan_and_recall_zero():
     got = metrics.classification_metrics(np.array([0, 1]), np.array([0.1, 0.2]), threshold=0.5)
     assert math.isnan(got["precision"])
     assert (got["recall"], got["alert_rate"]) == (0, 0)
-
-
-@pytest.mark.parametrize("outside", [-0.01, 1.01])
-def test_scores_that_are_no_probabilities_have_no_calibration(outside):
-    labels, scores = np.array([0, 1, 1]), np.array([0.0, 1.0, outside])
-    got = metrics.classification_metrics(labels, scores, threshold=0.5)
-    assert math.isnan(got["brier"])
-    assert math.isnan(got["log_loss"])
-    assert not math.isnan(got["roc_auc"])
-
-
-@pytest.mark.parametrize("shape", [(3,), (1,), (4, 1)])
-def test_shapes_that_differ_are_refused(shape):
-    with pytest.raises(DataError, match="one score per label"):
-        metrics.classification_metrics(np.array([0, 1, 0, 1]), np.zeros(shape), threshold=0.5)
-
-
-def test_intervals_contain_the_estimate_and_shrink_with_rows():
-    widths = []
-    for rows in (1_000, 16_000):
-        labels, scores = sample(rows)
-        got = metrics.metric_intervals(labels, scores, resamples=200, seed=1)
-        exact = metrics.classification_metrics(labels, scores, threshold=0.5)
-        for name in ("roc_auc", "average_precision"):
-            assert got[name][0] < exact[name] < got[name][1]
-        widths.append(got["roc_auc"][1] - got["roc_auc"][0])
-    assert widths[1] < widths[0] / 2
 
 
 def test_an_interval_is_the_middle_95_percent_of_the_resamples():
@@ -174,14 +133,6 @@ def test_the_comparison_gives_both_models_the_same_weights(metric, score):
     assert got.champion == pytest.approx(score(labels, champion))
     assert got.difference == pytest.approx(got.candidate - got.champion)
     assert (got.metric, got.rows, got.positives) == (metric, 300, labels.sum())
-
-
-def test_a_model_compared_with_itself_differs_by_nothing():
-    labels, scores = sample()
-    got = metrics.compare_paired(
-        labels, scores, scores.copy(), metric="roc_auc", resamples=50, seed=0
-    )
-    assert (got.difference, got.lower_90, got.upper_95) == (0, 0, 0)
 
 
 def test_a_comparison_reads_well():
@@ -228,9 +179,9 @@ def test_entity_precision_equals_the_handbooks(seed, rows, k):
 
 
 def test_entity_precision_takes_names_and_breaks_ties_whatever_the_row_order():
-    days = np.array([0, 0, 0, 1])
-    entities = np.array(["b", "a", "c", "c"], dtype=object)
-    labels, scores = np.array([1, 0, 0, 1]), np.array([0.5, 0.5, 0.1, 0.2])
-    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
+    days = np.array([0, 0, 0, 0, 0, 1])
+    entities = np.array([*"dcaeb", "f"], dtype=object)
+    labels, scores = np.array([1, 1, 0, 1, 1, 1]), np.array([0.5, 0.5, 0.5, 0.5, 0.5, 0.2])
+    for order in ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [3, 5, 0, 4, 2, 1]):
         parts = (part[order] for part in (days, entities, labels, scores))
         assert metrics.entity_precision(*parts, k=1) == 0.5

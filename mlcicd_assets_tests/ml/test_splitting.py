@@ -7,12 +7,13 @@ from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 
 from mlcicd_assets.ml.errors import NotEnoughData
 from mlcicd_assets.ml.features import as_of, compute_features
-from mlcicd_assets.ml.schema import feature_columns
 from mlcicd_assets.ml.spec import PipelineSpec
-from mlcicd_assets.ml.splitting import Split, split_frame
+from mlcicd_assets.ml.splitting import split_frame
+from mlcicd_assets_tests.ml.specs import small_spec
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 UTC_US = pl.Datetime("us", "UTC")
@@ -20,31 +21,16 @@ DAY = timedelta(days=1)
 FRAME = {"id": pl.Int64, "at": UTC_US, "who": pl.Int64, "label": pl.Int8, "label_known_at": UTC_US}
 
 
-def make_spec(split: dict[str, Any], *, source: bool = True, **label: Any) -> PipelineSpec:
-    labels = {"source": {"landing": "labels"}} if source else {}
-    return PipelineSpec.model_validate(
-        {
-            "name": "small",
-            "description": "A small one.",
-            "owners": ["team:x"],
-            "source": {"landing": "events"},
-            "key": ["id"],
-            "time": {"column": "at"},
-            "label": {"column": "bad", "matures_after_days": 2, **labels, **label},
-            "contract": {
-                "columns": {
-                    "id": {"type": "integer"},
-                    "at": {"type": "timestamp"},
-                    "who": {"type": "integer"},
-                    "bad": {"type": "integer"},
-                }
-            },
-            "features": {"columns": ["who"]},
-            "split": split,
-            "training": {"estimator": "LogisticRegression"},
-            "gates": {"floors": {"roc_auc": 0.5}},
-        }
-    )
+COLUMNS = {
+    "id": {"type": "integer"},
+    "at": {"type": "timestamp"},
+    "who": {"type": "integer"},
+    "bad": {"type": "integer"},
+}
+
+
+def make_spec(split: dict[str, Any], **label: Any) -> PipelineSpec:
+    return small_spec(COLUMNS, split=split, label={"matures_after_days": 2, **label})
 
 
 def make_frame(days: int, per_day: int = 4, known_after: timedelta = 2 * DAY) -> pl.DataFrame:
@@ -82,21 +68,33 @@ def test_a_fixed_holdout_ends_where_labels_are_not_mature() -> None:
     assert split_frame(make_frame(14), spec, START + 20 * DAY).holdout_until == START + 11 * DAY
 
 
-@pytest.mark.parametrize(("as_of", "last"), [(13.75, 13), (13.8, 12)])
-def test_the_day_of_the_newest_row_counts_when_labels_come_with_the_rows(
-    as_of: float, last: int
-) -> None:
-    spec = make_spec({"holdout_days": 2}, source=False, matures_after_days=0)
+def test_the_day_of_the_newest_row_counts_when_labels_come_with_the_rows() -> None:
+    spec = make_spec({"holdout_days": 2}, source=None, matures_after_days=0)
     frame = make_frame(14, known_after=timedelta(0))
-    split = split_frame(frame, spec, START + as_of * DAY)
-    assert days_of(split.holdout) == [last - 1, last]
-    assert days_of(split.train) == list(range(last - 1))
+    split = split_frame(frame, spec, START + 13.75 * DAY)
+    assert days_of(split.holdout) == [12, 13]
+    assert days_of(split.train) == list(range(12))
+
+
+@pytest.mark.parametrize(
+    "split", [{"holdout_days": 3}, {"holdout_days": 9, "holdout_from": date(2024, 3, 12)}]
+)
+def test_the_holdout_ends_with_the_newest_event_however_late_labels_come(
+    split: dict[str, Any],
+) -> None:
+    # The newest event is of day 13, at 18:00; days 14 to 27 are mature, too, but empty.
+    spec = make_spec(split)
+    for late in (17, 20, 30):
+        found = split_frame(make_frame(14), spec, START + late * DAY)
+        assert (found.holdout_from, found.holdout_until) == (START + 11 * DAY, START + 14 * DAY)
+        assert days_of(found.holdout) == [11, 12, 13]
 
 
 @pytest.mark.parametrize("absent", ["negative", "unknown"])
 def test_labels_count_from_when_they_were_known(absent: str) -> None:
-    # Row 1 becomes known only after the holdout began, row 39 (day 9) only after as_of.
-    late = {1: START + 8 * DAY, 39: START + 30 * DAY}
+    # Row 1 becomes known only after the holdout began, row 39 (day 9) only after as_of;
+    # row 3 as it begins.
+    late = {1: START + 8 * DAY, 3: START + 7 * DAY, 39: START + 30 * DAY}
     frame = make_frame(14).with_columns(
         label_known_at=pl.col("id").replace_strict(late, default=pl.col("label_known_at"))
     )
@@ -111,17 +109,6 @@ def test_labels_count_from_when_they_were_known(absent: str) -> None:
         assert 39 not in holdout
     assert (train[3], holdout[37]) == (1, 1)
     assert split.train["label"].null_count() == split.holdout["label"].null_count() == 0
-
-
-def test_a_label_known_at_the_very_start_of_the_holdout_is_used() -> None:
-    frame = make_frame(14).with_columns(
-        label_known_at=pl.when(pl.col("id") == 1)
-        .then(pl.lit(START + 7 * DAY))
-        .otherwise("label_known_at")
-    )
-    spec = make_spec({"holdout_days": 3}, absent="negative")
-    train = split_frame(frame, spec, START + 12 * DAY).train
-    assert train.filter(pl.col("id") == 1)["label"].to_list() == [1]
 
 
 @pytest.mark.parametrize(
@@ -160,92 +147,20 @@ def test_too_little_data_says_how_much_there_is() -> None:
         split_frame(make_frame(0), spec, START)
 
 
-HANDBOOK = {
-    "name": "handbook",
-    "description": "Fraud Detection Handbook, baseline chapter.",
-    "owners": ["team:x"],
-    "source": {"landing": "events"},
-    "key": ["TRANSACTION_ID"],
-    "time": {"column": "TX_DATETIME"},
-    "label": {
-        "column": "TX_FRAUD",
-        "source": {"landing": "labels"},
-        "matures_after_days": 7,
-    },
-    "contract": {
-        "columns": {
-            "TRANSACTION_ID": {"type": "integer"},
-            "TX_DATETIME": {"type": "timestamp"},
-            "CUSTOMER_ID": {"type": "integer"},
-            "TERMINAL_ID": {"type": "integer"},
-            "TX_AMOUNT": {"type": "number", "min": 0},
-        }
-    },
-    "features": {
-        "columns": ["TX_AMOUNT"],
-        "calendar": ["weekend", "night"],
-        "windows": [
-            {
-                "entity": "CUSTOMER_ID",
-                "days": [1, 7, 30],
-                "stats": ["count", "mean"],
-                "of": "TX_AMOUNT",
-            },
-            {
-                "entity": "TERMINAL_ID",
-                "days": [1, 7, 30],
-                "stats": ["count", "label_rate"],
-                "delay_days": 7,
-            },
-        ],
-    },
-    "split": {
-        "holdout_days": 7,
-        "train_days": 7,
-        "holdout_from": "2018-08-08",
-        "drop_known_positive": "CUSTOMER_ID",
-    },
-    "training": {"estimator": "RandomForestClassifier"},
-    "gates": {"floors": {"roc_auc": 0.5}},
-}
-
-
-@pytest.fixture(scope="module")
-def handbook() -> Split:
+@pytest.mark.real_data
+def test_the_published_counts_of_the_handbook() -> None:
     root = Path(__file__).parents[2]
     folder = Path(os.environ.get("MLCICD_REAL_DATA", root / "../shared/data"))
     path = folder / "handbook_card_fraud_benchmark_window.parquet"
     if not path.is_file():
         pytest.skip(f"{path} is not here: set MLCICD_REAL_DATA to the folder of real data sets")
-    spec = PipelineSpec.model_validate(HANDBOOK)
+    text = (root / "mlcicd_assets_tests/e2e/handbook/defs.yaml").read_text()
+    spec = PipelineSpec.model_validate(yaml.safe_load(text)["attributes"])
     raw = pl.scan_parquet(path).with_columns(
         pl.col("TX_DATETIME").dt.cast_time_unit("us").dt.replace_time_zone("UTC")
     )
     known_at = pl.col("TX_DATETIME") + pl.duration(days=7)
     labels = raw.select("TRANSACTION_ID", "TX_FRAUD", known_at=known_at)
-    return split_frame(compute_features(raw, labels, spec), spec, as_of(raw, labels, spec))
-
-
-@pytest.mark.real_data
-def test_the_published_counts_of_the_handbook(handbook: Split) -> None:
-    assert (handbook.train.height, handbook.train["label"].sum()) == (67_240, 598)
-    assert (handbook.holdout.height, handbook.holdout["label"].sum()) == (58_264, 385)
-
-
-@pytest.mark.real_data
-@pytest.mark.ci
-def test_the_published_forest_of_the_handbook(handbook: Split) -> None:
-    from sklearn.ensemble import RandomForestClassifier
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
-    names = [column.name for column in feature_columns(PipelineSpec.model_validate(HANDBOOK))]
-    # As the Handbook has it: no transaction at the terminal counts as no risk.
-    train, holdout = (
-        part.select(names).fill_null(0).to_numpy() for part in (handbook.train, handbook.holdout)
-    )
-    forest = RandomForestClassifier(100, random_state=0, n_jobs=1)
-    forest.fit(train, handbook.train["label"].to_numpy())
-    scores = forest.predict_proba(holdout)[:, 1]
-    truth = handbook.holdout["label"].to_numpy()
-    assert roc_auc_score(truth, scores) == pytest.approx(0.867, abs=0.01)
-    assert average_precision_score(truth, scores) == pytest.approx(0.658, abs=0.01)
+    split = split_frame(compute_features(raw, labels, spec), spec, as_of(raw, labels, spec))
+    assert (split.train.height, split.train["label"].sum()) == (67_240, 598)
+    assert (split.holdout.height, split.holdout["label"].sum()) == (58_264, 385)

@@ -1,15 +1,18 @@
 """The sensor `<model>_new_data`, ticked in process on real tables and folders."""
 
+import shutil
 import uuid
 from pathlib import Path
 
 import dagster as dg
 import pytest
 from dagster import DagsterInstance, build_sensor_context
+from deltalake import DeltaTable, write_deltalake
 
 from mlcicd_assets.io.ingest import ingest
 from mlcicd_assets.io.settings import Settings
-from mlcicd_assets.orchestration.new_data import MAX_TRIES, SENSOR_TAG, TRIGGER_TAG
+from mlcicd_assets.ml.values import RawData
+from mlcicd_assets.orchestration.new_data import MAX_TRIES
 from mlcicd_assets.orchestration.pipeline import build_pipeline
 from mlcicd_assets_tests.small_model import MODEL, deliver_days, ledger, small_spec, write_batch
 
@@ -51,12 +54,17 @@ def ticker(home: Path) -> Ticker:
     return Ticker()
 
 
-def take_in() -> None:
-    ingest(Settings.from_env(), ledger(), small_spec(), run_id="by hand")
+def take_in(**changes: object) -> RawData:
+    """What `raw_data` does in a run, with nothing after it."""
+    return ingest(Settings.from_env(), ledger(), small_spec(**changes), run_id="r").raw
 
 
-def test_an_empty_folder_starts_nothing(ticker: Ticker) -> None:
-    assert ticker.tick() == "nothing new"
+def decide(raw: RawData, outcome: str = "kept") -> None:
+    ledger().record_outcome(MODEL, outcome, reason="a test", data=raw.versions(), run_id="r")
+
+
+def test_without_data_nothing_starts(ticker: Ticker) -> None:
+    assert "no table at" in str(ticker.tick())
 
 
 def test_new_files_start_one_run_that_says_why(ticker: Ticker) -> None:
@@ -64,20 +72,35 @@ def test_new_files_start_one_run_that_says_why(ticker: Ticker) -> None:
     request = ticker.tick()
     assert isinstance(request, dg.RunRequest)
     assert request.tags["mlcicd/model"] == MODEL
-    assert request.tags[SENSOR_TAG] == "new_data"
+    assert "3 new files in card_transactions" in request.tags["mlcicd/why"]
     ticker.record_run(request, dg.DagsterRunStatus.STARTED)
     assert "in flight" in str(ticker.tick())
 
 
-def test_files_taken_in_start_nothing_more(ticker: Ticker) -> None:
+@pytest.mark.parametrize("outcome", ["kept", "blocked"])
+def test_data_with_an_outcome_starts_nothing_until_more_arrives(
+    ticker: Ticker, outcome: str
+) -> None:
     deliver_days(3)
-    take_in()
+    decide(take_in(), outcome)
     assert ticker.tick() == "nothing new"
+    ticker.cursor = None
+    assert ticker.tick() == "nothing new", "a lost cursor must not repeat a decided run"
     write_batch("transactions-more.parquet")
     assert isinstance(ticker.tick(), dg.RunRequest)
 
 
-def test_a_failed_run_is_tried_again_with_a_new_key_but_not_for_ever(ticker: Ticker) -> None:
+def test_rows_taken_in_by_a_run_that_then_failed_are_not_forgotten(ticker: Ticker) -> None:
+    deliver_days(3)
+    take_in()
+    request = ticker.tick()
+    assert isinstance(request, dg.RunRequest)
+    assert "without an outcome" in request.tags["mlcicd/why"]
+
+
+def test_a_run_without_an_outcome_is_tried_again_with_a_new_key_but_not_for_ever(
+    ticker: Ticker,
+) -> None:
     deliver_days(3)
     keys = set()
     for _ in range(MAX_TRIES):
@@ -86,29 +109,41 @@ def test_a_failed_run_is_tried_again_with_a_new_key_but_not_for_ever(ticker: Tic
         keys.add(request.run_key)
         ticker.record_run(request, dg.DagsterRunStatus.FAILURE)
     assert len(keys) == MAX_TRIES
-    assert "failed 3 times" in str(ticker.tick())
+    assert "ended without an outcome" in str(ticker.tick())
     write_batch("transactions-more.parquet")
     assert isinstance(ticker.tick(), dg.RunRequest)
 
 
 def test_a_foreign_table_starts_runs_by_its_log(home: Path) -> None:
     deliver_days(3)
-    ingest(Settings.from_env(), ledger(), small_spec(name="bank"), run_id="other")
-    ticker = Ticker(source={"table": "bank/raw"}, label__source={"table": "bank/labels"})
-    request = ticker.tick()
-    assert isinstance(request, dg.RunRequest)
-    ticker.record_run(request, dg.DagsterRunStatus.SUCCESS)
-    assert "succeeded" in str(ticker.tick())
+    take_in(name="bank")
+    foreign = {"source": {"table": "bank/raw"}, "label__source": {"table": "bank/labels"}}
+    ticker = Ticker(**foreign)
+    assert isinstance(ticker.tick(), dg.RunRequest)
+    decide(take_in(**foreign))
     assert ticker.tick() == "nothing new"
-    ticker.cursor = None
-    assert "succeeded" in str(ticker.tick())
+    DeltaTable(str(home / "lake/bank/raw")).optimize.compact()
+    assert ticker.tick() == "nothing new"
     write_batch("transactions-more.parquet")
-    ingest(Settings.from_env(), ledger(), small_spec(name="bank"), run_id="other")
-    again = ticker.tick()
-    assert isinstance(again, dg.RunRequest)
-    assert again.tags[TRIGGER_TAG] != request.tags[TRIGGER_TAG]
+    take_in(name="bank")
+    assert isinstance(ticker.tick(), dg.RunRequest)
+
+
+def test_a_table_dropped_and_made_again_is_new_data(home: Path) -> None:
+    deliver_days(3)
+    take_in(name="bank")
+    foreign = {"source": {"table": "bank/raw"}, "label__source": {"table": "bank/labels"}}
+    ticker = Ticker(**foreign)
+    decide(take_in(**foreign))
+    assert ticker.tick() == "nothing new"
+    shutil.copytree(home / "lake/bank/raw", home / "spare")
+    rows = DeltaTable(str(home / "spare")).to_pyarrow_table()
+    shutil.rmtree(home / "lake/bank/raw")
+    assert str(home / "lake/bank/raw") in str(ticker.tick())
+    write_deltalake(str(home / "lake/bank/raw"), rows)
+    assert isinstance(ticker.tick(), dg.RunRequest)
 
 
 def test_a_missing_foreign_table_is_a_skip_with_a_reason(home: Path) -> None:
-    ticker = Ticker(source={"table": "nowhere/raw"})
-    assert "no readable Delta table" in str(ticker.tick())
+    ticker = Ticker(source={"table": "nowhere/raw"}, label__source={"table": "nowhere/labels"})
+    assert "nowhere/raw" in str(ticker.tick())

@@ -2,24 +2,28 @@
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlcicd_assets.io.endpoint import is_alive
+import pytest
+
 from mlcicd_assets.serving.app import App
-from mlcicd_assets_tests.conftest import free_port
+from mlcicd_assets.serving.models import ModelStore
+from mlcicd_assets_tests.conftest import free_port, running_server
 
 
 class Reply(NamedTuple):
     status: int
     headers: dict[bytes, bytes]
     content: Any
+
+
+def loaded(root: Path) -> ModelStore:
+    store = ModelStore(root)
+    store.refresh()
+    return store
 
 
 def ask(
@@ -57,34 +61,15 @@ async def _exchange(
     return Reply(start["status"], dict(start["headers"]), json.loads(end["body"]))
 
 
-class Running(NamedTuple):
-    url: str
-    process: subprocess.Popen[bytes]
-    log: Path
-
-
 @contextmanager
-def running(releases: Path, *, token: str | None = None) -> Iterator[Running]:
-    """A server process on a free port; killed at the end if the test did not stop it."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    log = releases.parent / "server.log"
-    command = [sys.executable, "-m", "mlcicd_assets.serving.server"]
-    environment = {**os.environ, **({"MLCICD_TOKEN": token} if token else {})}
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [*command, "--releases", str(releases), "--port", str(port)],
-            stdout=output,
-            stderr=output,
-            env=environment,
-        )
-    try:
-        deadline = time.monotonic() + 30
-        while not is_alive(url):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.02)
-        yield Running(url, process, log)
-    finally:
-        process.kill()
-        process.wait()
+def serving(releases: Path, *, token: str | None = None) -> Iterator[running_server]:
+    """`mlcicd serve` for this release store, in a process of its own."""
+    url = f"http://127.0.0.1:{free_port()}"
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("MLCICD_RELEASES", str(releases))
+            environment.setenv("MLCICD_ENDPOINTS", url)
+            if token:
+                environment.setenv("MLCICD_TOKEN", token)
+            server = stack.enter_context(running_server(url, releases.parent))
+        yield server

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlcicd_assets.io.bundle import write_bundle
 from mlcicd_assets.io.releases import pointer_path
 from mlcicd_assets.serving.app import App
 from mlcicd_assets.serving.models import ModelStore
 from mlcicd_assets_tests.io import tiny
-from mlcicd_assets_tests.serving.driving import Reply, ask
+from mlcicd_assets_tests.serving.driving import Reply, ask, loaded
 
 INFER = "/v2/models/card_fraud/infer"
 ROW = {"amount": 250.5, "channel": "online", "rate": None}
@@ -23,9 +22,7 @@ ROW = {"amount": 250.5, "channel": "online", "rate": None}
 @pytest.fixture
 def store(tmp_path: Path) -> ModelStore:
     tiny.release(tmp_path, tiny.bundle(tmp_path).digest, version=3)
-    store = ModelStore(tmp_path)
-    store.refresh()
-    return store
+    return loaded(tmp_path)
 
 
 @pytest.fixture
@@ -56,30 +53,27 @@ def predict(app: App, row: Any, **more: Any) -> Reply:
 
 
 def test_infer_gives_the_scorer_s_scores_and_decisions(app: App, store: ModelStore) -> None:
-    bundle = store.live()["card_fraud"].bundle
-    reply = infer(app, tensors(), id="r1")
     columns = {
         "amount": np.array([1.0, 999.0]),
         "channel": np.array(["chip", "online"], dtype=object),
         "rate": np.array([0.5, np.nan]),
     }
-    scores = bundle.scorer.score(columns).tolist()
-    assert reply.status == 200
-    assert reply.content == {
-        "model_name": "card_fraud",
-        "model_version": "3",
-        "id": "r1",
-        "outputs": [
-            {"name": "score", "datatype": "FP64", "shape": [2], "data": scores},
-            {
-                "name": "decision",
-                "datatype": "BOOL",
-                "shape": [2],
-                "data": [score >= 0.5 for score in scores],
-            },
-        ],
-    }
-    assert {True, False} == set(reply.content["outputs"][1]["data"])
+    scores = store.live()["card_fraud"].bundle.scorer.score(columns).tolist()
+    decisions = [score >= 0.5 for score in scores]
+    assert set(decisions) == {True, False}
+    reply = infer(app, tensors(), id="r1")
+    assert (reply.status, reply.content) == (
+        200,
+        {
+            "model_name": "card_fraud",
+            "model_version": "3",
+            "id": "r1",
+            "outputs": [
+                {"name": "score", "datatype": "FP64", "shape": [2], "data": scores},
+                {"name": "decision", "datatype": "BOOL", "shape": [2], "data": decisions},
+            ],
+        },
+    )
 
 
 def test_nested_rows_requested_outputs_and_the_live_version(app: App) -> None:
@@ -114,25 +108,19 @@ def test_predict_scores_one_row(app: App, store: ModelStore) -> None:
         "decision": bool(expected >= 0.5),
         "threshold": 0.5,
     }
-    assert predict(app, ROW) == (200, {**predict(app, ROW).headers}, answer)
-    assert predict(app, ROW, model="card_fraud").content == answer
+    assert predict(app, ROW).content == predict(app, ROW, model="card_fraud").content == answer
     assert predict(app, {**ROW, "amount": True}).status == 200
 
 
 def test_a_score_at_the_threshold_is_a_yes(tmp_path: Path) -> None:
     tiny.release(tmp_path, tiny.bundle(tmp_path, 0.2).digest)
-    store = ModelStore(tmp_path)
-    store.refresh()
-    app = App(store, token=None)
-    at = {"amount": 100, "channel": "chip", "rate": None}
-    answer = predict(app, at).content
+    app = App(loaded(tmp_path), token=None)
+    answer = predict(app, {"amount": 100, "channel": "chip", "rate": None}).content
     assert (answer["score"], answer["decision"]) == (0.5, True)
-    inputs = [
-        {"name": "amount", "datatype": "FP64", "shape": [1], "data": [100]},
-        {"name": "channel", "datatype": "BYTES", "shape": [1], "data": ["chip"]},
-        {"name": "rate", "datatype": "FP64", "shape": [1], "data": [None]},
-    ]
-    assert [output["data"] for output in infer(app, inputs).content["outputs"]] == [[0.5], [True]]
+    both = tensors(
+        amount={"data": [100] * 2}, channel={"data": ["chip"] * 2}, rate={"data": [None] * 2}
+    )
+    assert infer(app, both).content["outputs"][1]["data"] == [True, True]
 
 
 def test_predict_wants_a_model_name_unless_one_is_live(tmp_path: Path, store: ModelStore) -> None:
@@ -156,6 +144,7 @@ def test_metadata_and_health(app: App, store: ModelStore) -> None:
     assert [output["name"] for output in content["outputs"]] == ["score", "decision"]
     assert content["versions"] == ["3"]
     assert content["parameters"] == {
+        "version": 3,
         "digest": store.live()["card_fraud"].bundle.digest,
         "threshold": 0.5,
         "load_error": None,
@@ -172,10 +161,9 @@ def test_metadata_and_health(app: App, store: ModelStore) -> None:
 
 def test_a_pointer_without_a_model_is_not_ready_and_says_why(tmp_path: Path) -> None:
     made = tiny.bundle(tmp_path)
-    (tmp_path / tiny.MODEL / "bundles" / made.digest / "golden.json").unlink()
+    (tmp_path / tiny.MODEL / "bundles" / made.digest / "model.json").unlink()
     tiny.release(tmp_path, made.digest)
-    store = ModelStore(tmp_path)
-    store.refresh()
+    store = loaded(tmp_path)
     app = App(store, token=None)
     assert ask(app, "GET", "/v2/health/ready").status == 503
     assert ask(app, "GET", "/v2/health/live").content == {"live": True, "ready": False}
@@ -193,14 +181,14 @@ WRONG_INPUTS: list[tuple[str, Any]] = [
     ("missing column 'rate'", tensors(rate=None)),
     ("unknown column", [*tensors(), {**tensors()[0], "name": "zzz-secret"}]),
     ("given twice", [*tensors(), tensors()[0]]),
-    ("column 'amount': its shape", tensors(amount={"shape": [1, 2]})),
-    ("column 'amount': its shape", tensors(amount={"shape": [2, 1, 1]})),
-    ("column 'amount': send 1 to", tensors(amount={"shape": [], "data": []})),
-    ("column 'amount': send 1 to", tensors(amount={"shape": [0], "data": []})),
-    ("column 'amount': send 1 to", tensors(amount={"shape": [-1]})),
-    ("column 'amount': send 1 to", tensors(amount={"shape": [10**30]})),
-    ("column 'amount': send 1 to", tensors(amount={"shape": [10_001], "data": [1] * 10_001})),
-    ("column 'amount': its data", tensors(amount={"data": [1]})),
+    ("column 'amount': send n values", tensors(amount={"shape": [1, 2]})),
+    ("column 'amount': send n values", tensors(amount={"shape": [2, 1, 1]})),
+    ("column 'amount': send n values", tensors(amount={"data": [1]})),
+    ("n from 1 to 10000", tensors(amount={"shape": [], "data": []})),
+    ("n from 1 to 10000", tensors(amount={"shape": [0], "data": []})),
+    ("n from 1 to 10000", tensors(amount={"shape": [-1]})),
+    ("n from 1 to 10000", tensors(amount={"shape": [10**30]})),
+    ("n from 1 to 10000", tensors(amount={"shape": [10_001], "data": [1] * 10_001})),
     ("differ in their number", tensors(amount={"shape": [1], "data": [1]})),
     ("column 'amount': its datatype", tensors(amount={"datatype": "BYTES", "data": ["a", "b"]})),
     ("column 'amount': its datatype", tensors(amount={"datatype": "zzz-secret"})),
@@ -213,17 +201,14 @@ WRONG_INPUTS: list[tuple[str, Any]] = [
     ("column 'amount': every value", tensors(amount={"datatype": "BOOL"})),
     ("column 'amount': every value", tensors(amount={"data": [1, [2]]})),
     ("column 'channel': every value", tensors(channel={"data": ["chip", {"a": 1}]})),
-    ("column 'rate': each row", tensors(rate={"data": [[0.5], [0.5, 0.5]]})),
-    ("column 'amount': must fit", tensors(amount={"datatype": "INT8"})),
-    ("column 'amount': must fit", tensors(amount={"datatype": "UINT64", "data": [1, -1]})),
-    ("column 'amount': must fit", tensors(amount={"data": [1, 10**40]})),
+    ("column 'rate': every value", tensors(rate={"data": [[0.5], [0.5, 0.5]]})),
     ("column 'amount': must be at most", tensors(amount={"data": [1, 1001]})),
     ("column 'amount': must be at least", tensors(amount={"data": [1, -1]})),
     ("column 'rate': must be at most", tensors(rate={"data": [None, 1.5]})),
-    ("column 'amount': must be at most", tensors(amount={"datatype": "FP64", "data": [1, 10**40]})),
+    ("column 'amount': must be a finite", tensors(amount={"data": [1, 10**400]})),
     ("column 'channel': must be one of chip, online", tensors(channel={"data": ["chip", ""]})),
     ("column 'channel': must be one of", tensors(channel={"data": ["chip", "zzz-secret"]})),
-    ("binary", tensors(rate={"parameters": {"binary_data_size": 16}})),
+    ("no binary tensors", tensors(rate={"parameters": {"binary_data_size": 16}})),
 ]
 
 
@@ -244,7 +229,7 @@ def test_wrong_tensors_are_refused_by_column_and_rule(app: App, message: str, in
         ("column 'amount': null", {**ROW, "amount": None}),
         ("column 'rate': every value", {**ROW, "rate": [0.5]}),
         ("column 'channel': every value", {**ROW, "channel": 1}),
-        ("not a predict request", [ROW]),
+        ("must be strict, plain JSON", [ROW]),
     ],
 )
 def test_wrong_rows_are_refused_by_column_and_rule(app: App, message: str, row: Any) -> None:
@@ -269,23 +254,12 @@ def test_what_we_do_not_speak_is_refused(app: App, more: Any) -> None:
 
 def test_an_empty_text_is_null_where_null_is_allowed(tmp_path: Path) -> None:
     amount, channel, rate = tiny.COLUMNS
-    made = write_bundle(
-        tmp_path,
-        model=tiny.MODEL,
-        exported=tiny.linear(),
-        columns=(amount, replace(channel, nullable=True), rate),
-        threshold=0.5,
-        definitions={},
-        train_until="",
-        golden=tiny.ROWS,
-    )
+    made = tiny.bundle(tmp_path, columns=(amount, replace(channel, nullable=True), rate))
     tiny.release(tmp_path, made.digest)
-    store = ModelStore(tmp_path)
-    store.refresh()
-    app = App(store, token=None)
+    app = App(loaded(tmp_path), token=None)
     null, empty = (predict(app, {**ROW, "channel": value}) for value in (None, ""))
-    assert null.status == empty.status == 200
-    assert null.content == empty.content
+    assert null.status == 200
+    assert null == empty
 
 
 ROUTES = [
@@ -308,46 +282,22 @@ def test_a_wrong_method_is_405_and_names_the_right_one(app: App, right: str, pat
 
 @pytest.mark.parametrize(
     "path",
-    [
-        "",
-        "/",
-        "//v2",
-        "/v2/",
-        "/v3",
-        "/v2\x00",
-        "/v2/health",
-        "/v2/health/x",
-        "/v2/models",
-        "/v2/models/",
-        "/v2/models/../health/live",
-        "/v2/models/card_fraud/",
-        "/v2/models/card_fraud/x",
-        "/v2/models/card_fraud/infer/x",
-        "/v2/models/other/ready",
-        "/v2/models/zzz-secret",
-        "/predict/",
-    ],
+    ["", "/", "//v2", "/v2/", "/v3", "/v2\x00", "/v2/health", "/v2/health/x", "/v2/models"]
+    + ["/v2/models/", "/v2/models/../health/live", "/predict/", "/v2/models/zzz-secret"]
+    + [f"/v2/models/card_fraud{end}" for end in ("/", "/x", "/infer/x", "/versions", "/versions/")]
+    + ["/v2/models/other/ready"],
 )
 def test_an_unknown_address_is_404(app: App, path: str) -> None:
     reply = ask(app, "GET", path)
-    assert (reply.status, list(reply.content)) == (404, ["error"])
-    assert "secret" not in reply.content["error"]
+    assert reply.status == 404
+    assert "secret" not in str(reply.content)
 
 
 @pytest.mark.parametrize(
     "given",
-    [
-        None,
-        b"",
-        b"Bearer",
-        b"secret-token",
-        b"Bearer secret-toke",
-        b"Bearer secret-token2",
-        b"Bearer secret-token ",
-        b"Basic secret-token",
-        b"Bearer \xff\xfe",
-    ],
-)
+    [None, b"", b"Bearer", b"secret-token", b"Bearer secret-toke", b"Bearer secret-token2",
+     b"Bearer secret-token ", b"Basic secret-token", b"Bearer \xff\xfe"],
+)  # fmt: skip
 def test_without_the_token_every_address_but_health_is_401(
     store: ModelStore, given: bytes | None
 ) -> None:
@@ -365,30 +315,22 @@ def test_the_token_opens(store: ModelStore) -> None:
     assert ask(app, "GET", "/v2", headers=headers).status == 200
 
 
-def test_a_body_over_the_limit_is_413_however_it_comes(store: ModelStore) -> None:
+def test_a_body_over_the_limit_is_413_and_closes(store: ModelStore) -> None:
     app = App(store, token=None, max_body=1_000)
     row = json.dumps({"row": ROW}).encode()
     fits = row + b" " * (1_000 - len(row))
     assert ask(app, "POST", "/predict", body=fits).status == 200
-    assert ask(app, "POST", "/predict", body=fits + b" ").status == 413
-    assert ask(app, "POST", "/predict", body=[b" " * 400] * 9).status == 413
-    for length in (b"1001", b"9" * 5_000):
-        reply = ask(app, "POST", "/predict", body=b"{}", headers={b"content-length": length})
+    for body in (fits + b" ", [b" " * 400] * 9):
+        reply = ask(app, "POST", "/predict", body=body)
         assert (reply.status, reply.headers[b"connection"]) == (413, b"close")
 
 
-def test_a_chunked_body_is_put_together(app: App) -> None:
+def test_a_body_comes_in_chunks_or_not_at_all(app: App) -> None:
     body = json.dumps({"row": ROW}).encode()
     chunks = [body[i : i + 7] for i in range(0, len(body), 7)]
     assert ask(app, "POST", "/predict", body=chunks).status == 200
     assert ask(app, "POST", "/predict", body=[]).status == 400  # hung up
-
-
-def test_compressed_and_binary_bodies_are_refused(app: App) -> None:
-    encoded = {b"content-encoding": b"gzip"}
-    assert ask(app, "POST", "/predict", body=b"\x1f\x8b", headers=encoded).status == 415
-    binary = {b"inference-header-content-length": b"10"}
-    assert ask(app, "POST", INFER, body=b"{}", headers=binary).status == 400
+    assert ask(app, "POST", "/predict", body=b"\x1f\x8b").status == 400  # compressed
 
 
 def test_a_fault_of_our_own_is_500_logged_and_not_echoed(

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from mlcicd_assets.serving.app import App
-from mlcicd_assets.serving.models import ModelStore
 from mlcicd_assets_tests.io import tiny
-from mlcicd_assets_tests.serving.driving import ask
+from mlcicd_assets_tests.serving.driving import ask, loaded
 
 MARK = "zqxj"  # in every body; an answer that holds it echoes
 PATHS = ("/predict", "/v2/models/card_fraud/infer")
@@ -41,21 +40,15 @@ GOOD = {
 def app(tmp_path_factory: pytest.TempPathFactory) -> App:
     root: Path = tmp_path_factory.mktemp("releases")
     tiny.release(root, tiny.bundle(root).digest)
-    store = ModelStore(root)
-    store.refresh()
-    return App(store, token=None)
-
-
-def must_refuse(app: App, path: str, body: bytes) -> None:
-    reply = ask(app, "POST", path, body=body)
-    assert 400 <= reply.status < 500, body[:200]
-    assert list(reply.content) == ["error"]
-    assert MARK not in reply.content["error"]
+    return App(loaded(root), token=None)
 
 
 def must_stand(app: App, path: str, body: bytes) -> int:
     reply = ask(app, "POST", path, body=body)
     assert reply.status == 200 or 400 <= reply.status < 500, (reply, body[:200])
+    if reply.status != 200:
+        assert list(reply.content) == ["error"]
+        assert MARK not in reply.content["error"]
     return reply.status
 
 
@@ -93,9 +86,10 @@ def test_odd_values_in_every_place(app: App, path: str) -> None:
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("value", [*ODD_VALUES, MARK.encode(), b'"' + MARK.encode() + b'"'])
 def test_odd_bodies_and_names(app: App, path: str, value: bytes) -> None:
-    must_refuse(app, path, value)
-    must_refuse(app, path, b'{"' + MARK.encode() + b'": ' + value + b"}")
-    must_refuse(app, path, b'{"row": {"' + MARK.encode() + b'": ' + value + b'}, "inputs": 1}')
+    mark = MARK.encode()
+    named = b'{"row": {"' + mark + b'": ' + value + b'}, "inputs": 1}'
+    for body in (value, b'{"' + mark + b'": ' + value + b"}", named):
+        assert must_stand(app, path, body) != 200
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -123,4 +117,4 @@ def test_mutated_bytes(app: App, path: str) -> None:
 def test_random_bytes(app: App) -> None:
     rng = random.Random(7)  # noqa: S311
     for _ in range(500):
-        must_refuse(app, rng.choice(PATHS), rng.randbytes(rng.randint(0, 300)))
+        assert must_stand(app, rng.choice(PATHS), rng.randbytes(rng.randint(0, 300))) != 200
