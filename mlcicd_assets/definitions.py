@@ -27,13 +27,8 @@ def defs() -> dg.Definitions:
         warnings.simplefilter("ignore", category=dg.PreviewWarning)
         warnings.simplefilter("ignore", category=dg.BetaWarning)
         loaded = tree.build_defs()
-    house = dg.Definitions(
-        # One process, steps in order: a step costs milliseconds instead of an interpreter start.
-        executor=dg.in_process_executor,
-        # What people read on the console: our lines and failures, not each event of the engine.
-        loggers={"console": dg.colored_console_logger.configured({"log_level": "INFO"})},
-    )
-    return dg.Definitions.merge(loaded, house)
+    # One process, steps in order: a step costs milliseconds instead of an interpreter start.
+    return dg.Definitions.merge(loaded, dg.Definitions(executor=dg.in_process_executor))
 
 
 def _as_module(folder: Path) -> ModuleType:

@@ -33,11 +33,6 @@ def code_state(root: Path = ROOT) -> CodeState:
     return CodeState(*_git(root), _lock(root))
 
 
-def threads() -> int:
-    """Return how many threads scikit-learn will use: they change what it learns."""
-    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-
-
 def _git(root: Path) -> tuple[str, bool]:
     git = shutil.which("git")
     if git is None or not (root / ".git").exists():

@@ -9,7 +9,7 @@ from mlcicd_assets.io.bundle import Bundle, load_bundle, write_bundle
 from mlcicd_assets.io.delta import scan
 from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.ledger_tables import TrainedRecord
-from mlcicd_assets.io.provenance import code_state, threads
+from mlcicd_assets.io.provenance import code_state
 from mlcicd_assets.io.registry import (
     DIGEST_TAG,
     KEY_TAG,
@@ -72,7 +72,7 @@ def find_or_train(
         BundleError: a lost bundle could not be made again bit for bit.
     """
     split = load_split(data, spec)
-    key = training_key(split.train, spec, threads=threads())
+    key = training_key(split.train, spec)
     known = _known(settings, ledger, spec.name, key)
     if known is not None and bundle_folder(settings.releases, spec.name, known.digest).is_dir():
         bundle = load_bundle(settings.releases, spec.name, known.digest)
@@ -142,7 +142,7 @@ def _register(
         params={
             "estimator": spec.training.estimator,
             "seed": spec.training.seed,
-            "threads": threads(),
+            "threads": spec.training.threads,
             "train_from": split.train_from.isoformat(),
             "train_until": split.train_until.isoformat(),
             **{f"parameters.{name}": v for name, v in spec.training.parameters.items()},

@@ -163,6 +163,9 @@ class Training(Frozen):
     estimator: Estimator
     parameters: dict[str, Any] = {}
     seed: int = 0
+    threads: int = Field(
+        default=1, ge=1, description="More are faster on idle cores, and learn something else."
+    )
     threshold_slice: float = Field(
         default=0.2, gt=0, lt=0.9, description="Last share of the training rows, for the threshold."
     )
@@ -171,7 +174,7 @@ class Training(Frozen):
     def _no_reserved(self) -> Self:
         taken = {"random_state", "n_jobs"} & set(self.parameters)
         if taken:
-            raise ValueError(f"{sorted(taken)} are set by 'seed' and the environment: remove them")
+            raise ValueError(f"{sorted(taken)} are set by 'seed' and 'threads': remove them")
         return self
 
 

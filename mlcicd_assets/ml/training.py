@@ -30,12 +30,12 @@ class Fitted:
     seconds: float
 
 
-def training_key(train: "pl.DataFrame", spec: PipelineSpec, *, threads: int) -> str:
+def training_key(train: "pl.DataFrame", spec: PipelineSpec) -> str:
     """Return the sha256 that is equal exactly when the training would be the same.
 
-    Parts: content of the training frame, model inputs, feature definitions, training and split
-    sections, versions of python (major.minor), numpy, scipy and scikit-learn, threads. The clock
-    is never one of them.
+    Parts: content of the training frame, model inputs, feature definitions, training (seed and
+    threads included) and split sections, versions of python (major.minor), numpy, scipy and
+    scikit-learn. Neither the clock nor an environment variable is one of them.
     """
     parts = {
         "frame": fingerprint(train.lazy()),
@@ -46,7 +46,6 @@ def training_key(train: "pl.DataFrame", spec: PipelineSpec, *, threads: int) -> 
         "split": spec.split.model_dump(mode="json"),
         "python": ".".join(platform.python_version_tuple()[:2]),
         "libraries": {name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
-        "threads": threads,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -101,5 +100,9 @@ def best_f1_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
 def _fit(
     frame: "pl.DataFrame", spec: PipelineSpec, columns: tuple[FeatureColumn, ...]
 ) -> "Pipeline":
+    from threadpoolctl import threadpool_limits
+
     pipeline = make_pipeline(spec.training, columns)
-    return pipeline.fit(model_frame(frame, columns), frame["label"].to_numpy())
+    # The number of threads changes the last bits that boosting learns: not OMP_NUM_THREADS's say.
+    with threadpool_limits(limits=spec.training.threads):
+        return pipeline.fit(model_frame(frame, columns), frame["label"].to_numpy())

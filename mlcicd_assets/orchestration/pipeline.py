@@ -39,6 +39,8 @@ def build_pipeline(spec: PipelineSpec) -> dg.Definitions:
         description=f"From new data to a live {spec.name} model, through every gate.",
         tags={"mlcicd/model": spec.name},
         executor_def=dg.in_process_executor,
+        # What people read on the console: our lines and failures, not each event of the engine.
+        config={"loggers": {"console": {"config": {"log_level": "INFO"}}}},
     )
     schedules = []
     if spec.schedule:
