@@ -24,7 +24,7 @@ from mlcicd_assets.ml.metrics import (
     metric_intervals,
 )
 from mlcicd_assets.ml.schema import feature_columns, feature_definitions
-from mlcicd_assets.ml.spec import Features, PipelineSpec
+from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.values import ModelVersionRef, Verdict
 
 if TYPE_CHECKING:
@@ -143,11 +143,11 @@ def _champion_frame(
     """Give the same rows the champion's own features, computed again where they differ."""
     if champion.definitions == feature_definitions(spec):
         return holdout
-    own = Features.model_validate(champion.definitions["features"])
+    own = {**spec.model_dump(mode="json"), "features": champion.definitions["features"]}
     events, labels = load_raw(spec, candidate.data.raw)
     good = check_batch(events, spec).good.lazy()
     features = compute_features(
-        good, None if labels is None else labels.lazy(), spec.model_copy(update={"features": own})
+        good, None if labels is None else labels.lazy(), PipelineSpec.model_validate(own)
     )
     names = [column.name for column in champion.columns]
     rows = holdout.select(spec.key)

@@ -24,6 +24,7 @@ from mlcicd_assets_tests.small_model import outcomes, stored_value
 
 FOLDER = Path(os.environ.get("MLCICD_REAL_DATA", ROOT.parent / "shared" / "data"))
 FILE = FOLDER / "handbook_card_fraud_benchmark_window.parquet"
+MODELS = Path(__file__).parent / "models"
 PUBLISHED = {"roc_auc": 0.867, "average_precision": 0.658, "entity_precision_at_100": 0.287}
 
 pytestmark = pytest.mark.real_data
@@ -63,7 +64,7 @@ def test_the_published_benchmark_is_reached_through_every_step(
     transactions: pl.DataFrame, server: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deliver(transactions, home)
-    monkeypatch.setenv("MLCICD_DEFS", str(Path(__file__).parent))
+    monkeypatch.setenv("MLCICD_DEFS", str(MODELS))
     done = job_execute("handbook_cicd", home)
     assert done.code == 0, done.output[-6000:]
     print(f"\nfigure cpu_seconds {done.cpu_seconds:.1f} <= 120")
@@ -89,7 +90,7 @@ def _check_every_score(settings: Settings, server: str, data: FeatureSet) -> Non
     pointer = read_pointer(settings.releases, "handbook")
     assert pointer is not None
     bundle = load_bundle(settings.releases, "handbook", pointer.digest)
-    text = (Path(__file__).parent / "handbook" / "defs.yaml").read_text()
+    text = (MODELS / "handbook" / "defs.yaml").read_text()
     spec = PipelineSpec.model_validate(yaml.safe_load(text)["attributes"])
     holdout = load_split(data, spec).holdout
     served = score_rows(server, "handbook", column_arrays(holdout, bundle.columns), token=None)
