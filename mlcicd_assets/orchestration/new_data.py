@@ -19,6 +19,17 @@ from mlcicd_assets.orchestration.wiring import open_ledger
 MAX_TRIES = 3
 MODEL_TAG, SENSOR_TAG, TRIGGER_TAG = "mlcicd/model", "mlcicd/sensor", "mlcicd/trigger"
 
+UNFINISHED = [
+    status
+    for status in dg.DagsterRunStatus
+    if status
+    not in {
+        dg.DagsterRunStatus.SUCCESS,
+        dg.DagsterRunStatus.FAILURE,
+        dg.DagsterRunStatus.CANCELED,
+    }
+]
+
 
 @dataclass(frozen=True)
 class Look:
@@ -86,10 +97,10 @@ def look_around(settings: Settings, spec: PipelineSpec, known: dict[str, LogPosi
 def _decide(instance: dg.DagsterInstance, model: str, look: Look) -> dg.RunRequest | dg.SkipReason:
     if not look.due:
         return dg.SkipReason(f"no table at {look.missing}" if look.missing else "nothing new")
+    if any(_is_of(run, model) for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))):
+        return dg.SkipReason("a run is in flight; looking again after it")
     filters = dg.RunsFilter(tags={MODEL_TAG: model, SENSOR_TAG: "new_data"})
     runs = instance.get_runs(filters, limit=10)
-    if any(not run.is_finished for run in runs):
-        return dg.SkipReason("a run is in flight; looking again after it")
     tries = [run for run in runs if run.tags.get(TRIGGER_TAG) == look.state]
     if len(tries) >= MAX_TRIES:
         return dg.SkipReason(
@@ -100,3 +111,9 @@ def _decide(instance: dg.DagsterInstance, model: str, look: Look) -> dg.RunReque
     return dg.RunRequest(
         run_key=f"{look.state}:{len(tries)}", tags={**tags, "mlcicd/why": look.due[:250]}
     )
+
+
+def _is_of(run: dg.DagsterRun, model: str) -> bool:
+    """Runs of the job have our tag; the UI's Materialize only names the assets."""
+    selected = run.asset_selection or frozenset()
+    return run.tags.get(MODEL_TAG) == model or any(key.path[0] == model for key in selected)

@@ -77,6 +77,18 @@ def test_new_files_start_one_run_that_says_why(ticker: Ticker) -> None:
     assert "in flight" in str(ticker.tick())
 
 
+def test_a_run_that_people_started_in_the_ui_is_waited_for(ticker: Ticker) -> None:
+    deliver_days(3)
+    run = dg.DagsterRun(
+        job_name="__ASSET_JOB",
+        run_id=str(uuid.uuid4()),
+        status=dg.DagsterRunStatus.STARTED,
+        asset_selection={dg.AssetKey([MODEL, "raw_data"])},
+    )
+    ticker.instance.add_run(run)
+    assert "in flight" in str(ticker.tick())
+
+
 @pytest.mark.parametrize("outcome", ["kept", "blocked"])
 def test_data_with_an_outcome_starts_nothing_until_more_arrives(
     ticker: Ticker, outcome: str
