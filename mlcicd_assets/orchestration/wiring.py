@@ -58,7 +58,6 @@ def asset_for(
         code_version=digest(*code),
         io_manager_key=JSON_VALUES_KEY,
         required_resource_keys={resource} if resource else None,
-        pool=spec.name,
     )
 
 

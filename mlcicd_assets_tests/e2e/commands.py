@@ -20,7 +20,16 @@ class Finished:
 
 
 def job_execute(job: str, home: Path) -> Finished:
-    """`dagster job execute` with Dagster's storage in this home."""
+    """`dagster job execute` with Dagster's storage in this home, to its end."""
+    process, log = start_job(job, home)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    cpu = usage.ru_utime + usage.ru_stime
+    return Finished(process.returncode, log.read_text(), cpu, usage.ru_maxrss / 1024)
+
+
+def start_job(job: str, home: Path) -> tuple[subprocess.Popen[bytes], Path]:
+    """Start it, and say where its output goes."""
     dagster_home = home / "dagster_home"
     dagster_home.mkdir(exist_ok=True)
     settings = (ROOT / "dagster.yaml").read_text()
@@ -38,7 +47,4 @@ def job_execute(job: str, home: Path) -> Finished:
             env=environment,
             cwd=home,
         )
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    cpu = usage.ru_utime + usage.ru_stime
-    return Finished(process.returncode, log.read_text(), cpu, usage.ru_maxrss / 1024)
+    return process, log

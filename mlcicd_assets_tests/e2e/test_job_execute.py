@@ -1,12 +1,16 @@
 """`dagster job execute`, as CI calls it: exit codes and what is printed."""
 
+import time
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from mlcicd_assets.io.endpoint import model_status
+from mlcicd_assets.io.registry import client
+from mlcicd_assets.io.settings import Settings
 from mlcicd_assets_tests.components.test_model_pipeline import plant
-from mlcicd_assets_tests.e2e.commands import job_execute
+from mlcicd_assets_tests.e2e.commands import job_execute, start_job
 from mlcicd_assets_tests.small_model import MODEL, deliver_days, outcomes
 
 pytestmark = pytest.mark.ci
@@ -30,3 +34,28 @@ def test_exit_codes_of_released_kept_and_blocked(
         assert status is not None
         assert status.version == 1
     assert outcomes() == ["released", "kept", "blocked", "blocked", "kept"]
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["raw_data - gate 'contract'", "feature_sanity", "new mlflow run", "scorer_parity"],
+)
+def test_after_a_kill_the_next_run_converges(
+    moment: str, server: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulated = deliver_days()
+    plant(tmp_path / "models", MODEL)
+    monkeypatch.setenv("MLCICD_DEFS", str(tmp_path / "models"))
+    process, log = start_job(f"{MODEL}_cicd", home)
+    while moment not in log.read_text():
+        assert process.poll() is None, log.read_text()[-3000:]
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    done = job_execute(f"{MODEL}_cicd", home)
+    assert done.code == 0, done.output[-3000:]
+    assert outcomes() == ["released"]
+    versions = client(Settings.from_env()).search_model_versions(f"name='{MODEL}'")
+    assert len({version.tags["training_key"] for version in versions}) == len(versions) == 1
+    rows = pl.read_delta(str(home / "lake" / MODEL / "raw"))["transaction_id"]
+    assert rows.n_unique() == rows.len() == simulated.transactions.height

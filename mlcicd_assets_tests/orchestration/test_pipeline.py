@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import polars as pl
 import pytest
 
+from mlcicd_assets.io import evaluation_run, training_run
 from mlcicd_assets.io.endpoint import model_status
+from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.registry import CHAMPION, client
 from mlcicd_assets.io.releases import bundle_folder, read_pointer
 from mlcicd_assets.io.settings import Settings
@@ -221,3 +224,87 @@ def test_too_little_data_is_a_clear_error(server: str, days: int) -> None:
     result = run_job(small_spec())
     assert not result.success
     assert "NotEnoughData" in failure_text(result)
+
+
+def test_an_asset_before_its_upstream_says_what_to_do(home: Path) -> None:
+    alone = endpoint_alone()
+    assert "'card_fraud/evaluation_report' has no value yet: materialize it first" in failure_text(
+        alone
+    )
+
+
+def test_a_stored_value_of_another_shape_is_refused(home: Path) -> None:
+    path = home / "values" / MODEL / "evaluation_report.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"candidate": 7}')
+    assert "of another shape" in failure_text(endpoint_alone())
+
+
+def test_a_training_that_fails_ends_its_mlflow_run_as_failed(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver_days()
+
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_run, "register", full_disk)
+        assert not run_job(small_spec()).success
+    mlflow_client = client(Settings.from_env())
+    experiment = mlflow_client.get_experiment_by_name(MODEL)
+    (run,) = mlflow_client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FAILED"
+    assert run_job(small_spec()).success
+    statuses = [r.info.status for r in mlflow_client.search_runs([experiment.experiment_id])]
+    assert sorted(statuses) == ["FAILED", "FINISHED"]
+
+
+def test_a_crash_between_mlflow_and_ledger_registers_no_second_version(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver_days()
+
+    def crash(*_: object) -> None:
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "remember_trained", crash)
+        assert not run_job(small_spec()).success
+    again = run_job(small_spec())
+    assert again.success
+    assert not metadata(again, "trained_model")["trained_now"]
+    assert len(client(Settings.from_env()).search_model_versions(f"name='{MODEL}'")) == 1
+
+
+def test_a_model_in_mlflow_that_scores_otherwise_than_the_bundle_is_blocked(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver_days()
+    honest = evaluation_run.load_pipeline
+
+    class Other:
+        def __init__(self, *where: object) -> None:
+            self.pipeline = honest(*where)
+
+        def predict_proba(self, rows: object) -> np.ndarray:
+            return self.pipeline.predict_proba(rows) * (1 - 1e-9)
+
+    monkeypatch.setattr(evaluation_run, "load_pipeline", Other)
+    result = run_job(small_spec())
+    assert not result.success
+    assert "threshold difference <= 1e-12" in failed_checks(result)["scorer_parity"]
+    assert served_version(server) is None
+
+
+def test_the_champion_is_judged_only_on_rows_that_it_was_not_trained_on(server: str) -> None:
+    deliver_days()
+    assert run_job(small_spec(split__holdout_days=3)).success
+    longer = run_job(small_spec(split__holdout_days=12, gates__floors={"roc_auc": 0.1}))
+    verdicts = {
+        entry.body["gate"]: entry.body["sample_size"]
+        for entry in ledger().entries(kinds=("verdict",))
+        if entry.run_id == longer.run_id
+    }
+    # Of the 12 holdout days, the champion has trained on the first 2.
+    assert 0 < verdicts["not_worse_than_champion"] < verdicts["metric_floors"]
