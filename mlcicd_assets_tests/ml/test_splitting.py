@@ -154,7 +154,7 @@ def test_the_published_counts_of_the_handbook() -> None:
     path = folder / "handbook_card_fraud_benchmark_window.parquet"
     if not path.is_file():
         pytest.skip(f"{path} is not here: set MLCICD_REAL_DATA to the folder of real data sets")
-    text = (root / "mlcicd_assets_tests/e2e/handbook/defs.yaml").read_text()
+    text = (root / "mlcicd_assets_tests/e2e/models/handbook/defs.yaml").read_text()
     spec = PipelineSpec.model_validate(yaml.safe_load(text)["attributes"])
     raw = pl.scan_parquet(path).with_columns(
         pl.col("TX_DATETIME").dt.cast_time_unit("us").dt.replace_time_zone("UTC")
