@@ -9,6 +9,7 @@ import dagster as dg
 
 from mlcicd_assets import defs as packaged
 from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.ml.errors import SpecError
 
 
 @dg.definitions
@@ -17,6 +18,7 @@ def defs() -> dg.Definitions:
 
     Raises:
         SettingsError: an MLCICD_* variable is wrong; checked here, before anything runs.
+        SpecError: an asset check names an asset that does not exist.
     """
     folder = Settings.from_env().defs
     module = packaged if folder is None else _as_module(folder)
@@ -28,7 +30,23 @@ def defs() -> dg.Definitions:
         warnings.simplefilter("ignore", category=dg.BetaWarning)
         loaded = tree.build_defs()
     # One process, steps in order: a step costs milliseconds instead of an interpreter start.
-    return dg.Definitions.merge(loaded, dg.Definitions(executor=dg.in_process_executor))
+    complete = dg.Definitions.merge(loaded, dg.Definitions(executor=dg.in_process_executor))
+    _refuse_checks_of_nothing(complete)
+    return complete
+
+
+def _refuse_checks_of_nothing(loaded: dg.Definitions) -> None:
+    """A check on a misspelt asset key never runs, and Dagster says nothing of it."""
+    graph = loaded.resolve_asset_graph()
+    # Dagster makes up an asset for such a key, and marks it so.
+    lost = [
+        key
+        for key in graph.asset_check_keys
+        if graph.get(key.asset_key).metadata.get("dagster/auto_created_stub_asset")
+    ]
+    if lost:
+        names = ", ".join(f"'{key.name}' on {key.asset_key.to_user_string()}" for key in lost)
+        raise SpecError(f"no such asset: {names}. Correct the check's asset key")
 
 
 def _as_module(folder: Path) -> ModuleType:

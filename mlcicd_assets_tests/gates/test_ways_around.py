@@ -6,13 +6,17 @@ policy, are in orchestration/test_pipeline.py.)
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from mlcicd_assets import definitions
 from mlcicd_assets.io.endpoint import model_status
+from mlcicd_assets.ml.errors import SpecError
 from mlcicd_assets.orchestration import evaluation_report, wiring
 from mlcicd_assets.orchestration.pipeline import build_pipeline
+from mlcicd_assets_tests.components.test_model_pipeline import plant
 from mlcicd_assets_tests.small_model import MODEL, deliver_days, outcomes, small_spec
 
 BAD = {"gates__floors": {"roc_auc": 0.999}}
@@ -114,3 +118,19 @@ def test_a_job_without_the_checks_cannot_be_defined(home: object) -> None:
     merged = dg.Definitions.merge(build_pipeline(small_spec()), dg.Definitions(jobs=[bare]))
     with pytest.raises(dg.DagsterInvalidDefinitionError, match="bare"):
         merged.resolve_job_def("bare")
+
+
+def test_a_check_on_a_misspelt_asset_stops_the_definitions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(tmp_path, MODEL)
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "extra" / "checks.py").write_text(
+        "import dagster as dg\n"
+        "@dg.asset_check(asset=['card_fraud', 'evaluation_reprot'], blocking=True)\n"
+        "def never_runs():\n"
+        "    return dg.AssetCheckResult(passed=False)\n"
+    )
+    monkeypatch.setenv("MLCICD_DEFS", str(tmp_path))
+    with pytest.raises(SpecError, match="'never_runs' on card_fraud/evaluation_reprot"):
+        definitions.defs()
