@@ -1,6 +1,8 @@
 """Train once per training key: reuse what is known, else fit, bundle, register, remember."""
 
-from collections.abc import Callable
+import fcntl
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -73,6 +75,23 @@ def find_or_train(
     """
     split = load_split(data, spec)
     key = training_key(split.train, spec)
+    with _one_at_a_time(settings, spec.name):
+        return _find_or_train(
+            settings, ledger, spec, data, split, key, open_tracking=open_tracking, tell=tell
+        )
+
+
+def _find_or_train(
+    settings: Settings,
+    ledger: Ledger,
+    spec: PipelineSpec,
+    data: FeatureSet,
+    split: Split,
+    key: str,
+    *,
+    open_tracking: Callable[[], Any],
+    tell: Callable[[str], None],
+) -> MadeModel:
     known = _known(settings, ledger, spec.name, key)
     if known is not None and bundle_folder(settings.releases, spec.name, known.digest).is_dir():
         bundle = load_bundle(settings.releases, spec.name, known.digest)
@@ -90,6 +109,20 @@ def find_or_train(
         return _made(known, data, split, bundle, trained_now=True)
     made = _register(settings, spec, data, split, fitted, bundle, key, open_tracking())
     return _made(ledger.remember_trained(made), data, split, bundle, trained_now=True)
+
+
+@contextmanager
+def _one_at_a_time(settings: Settings, model: str) -> Generator[None]:
+    """Of two overlapping runs the second waits, and then finds the key known.
+
+    The system releases the lock when its process dies. Across machines `UNIQUE(training_key)`
+    in the ledger still leaves one winner, at the price of a second training.
+    """
+    path = settings.home / "locks" / f"{model}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _known(settings: Settings, ledger: Ledger, model: str, key: str) -> TrainedRecord | None:

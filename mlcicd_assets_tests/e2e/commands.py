@@ -28,7 +28,7 @@ def job_execute(job: str, home: Path) -> Finished:
     return Finished(process.returncode, log.read_text(), cpu, usage.ru_maxrss / 1024)
 
 
-def start_job(job: str, home: Path) -> tuple[subprocess.Popen[bytes], Path]:
+def start_job(job: str, home: Path, *, name: str = "job") -> tuple[subprocess.Popen[bytes], Path]:
     """Start it, and say where its output goes."""
     dagster_home = home / "dagster_home"
     dagster_home.mkdir(exist_ok=True)
@@ -38,7 +38,7 @@ def start_job(job: str, home: Path) -> tuple[subprocess.Popen[bytes], Path]:
     )
     environment = {**os.environ, "DAGSTER_HOME": str(dagster_home)}
     command = [str(Path(sys.executable).parent / "dagster"), "job", "execute"]
-    log = home / "job.log"
+    log = home / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "-m", "mlcicd_assets.definitions", "-j", job],

@@ -11,7 +11,7 @@ from mlcicd_assets.io.registry import client
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets_tests.components.test_model_pipeline import plant
 from mlcicd_assets_tests.e2e.commands import job_execute, start_job
-from mlcicd_assets_tests.small_model import MODEL, deliver_days, outcomes
+from mlcicd_assets_tests.small_model import MODEL, deliver_days, ledger, outcomes
 
 pytestmark = pytest.mark.ci
 
@@ -57,5 +57,21 @@ def test_after_a_kill_the_next_run_converges(
     assert outcomes() == ["released"]
     versions = client(Settings.from_env()).search_model_versions(f"name='{MODEL}'")
     assert len({version.tags["training_key"] for version in versions}) == len(versions) == 1
+    rows = pl.read_delta(str(home / "lake" / MODEL / "raw"))["transaction_id"]
+    assert rows.n_unique() == rows.len() == simulated.transactions.height
+
+
+def test_two_runs_at_once_train_once_and_release_once(
+    server: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulated = deliver_days()
+    plant(tmp_path / "models", MODEL)
+    monkeypatch.setenv("MLCICD_DEFS", str(tmp_path / "models"))
+    runs = [start_job(f"{MODEL}_cicd", home, name=name) for name in ("one", "two")]
+    for process, log in runs:
+        assert process.wait() == 0, log.read_text()[-3000:]
+    assert outcomes() == ["released", "kept"]
+    assert ledger().verify_chain() == []
+    assert len(client(Settings.from_env()).search_model_versions(f"name='{MODEL}'")) == 1
     rows = pl.read_delta(str(home / "lake" / MODEL / "raw"))["transaction_id"]
     assert rows.n_unique() == rows.len() == simulated.transactions.height
