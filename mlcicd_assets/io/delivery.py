@@ -135,7 +135,8 @@ class Delivery:
             self._point_at(target)
             self._smoke_test(target, bundle)
         except (ReleaseError, BundleError) as error:
-            self._take_back(target)
+            if self._is_open(intent):
+                self._take_back(target)
             self._close(intent, "blocked", f"release failed: {error}")
             raise
         self.mark_champion(model, target.version)
@@ -196,17 +197,32 @@ class Delivery:
         for url in self.settings.endpoints:
             wait_until_live(url, model, found, token=self.settings.token)
 
+    def _is_open(self, intent: Entry) -> bool:
+        """Tell whether no run has booked how this intent ended; an overlapping one may have."""
+        unfinished = self.ledger.unfinished_intent(intent.model)
+        return unfinished is not None and unfinished.seq == intent.seq
+
     def _close(self, intent: Entry, outcome: Outcome, reason: str) -> None:
-        self.ledger.record_outcome(
-            intent.model,
-            outcome=outcome,
-            version=intent.body["version"],
-            digest=intent.body["digest"],
-            reason=reason,
-            data=intent.body["data"],
-            run_id=self.run_id,
-            intent_seq=intent.seq,
-        )
+        """Book how an intent ended, once, also when two runs carry it out at the same time."""
+        while True:
+            head = self.ledger.head()
+            if not self._is_open(intent):
+                return
+            try:
+                self.ledger.record_outcome(
+                    intent.model,
+                    outcome=outcome,
+                    version=intent.body["version"],
+                    digest=intent.body["digest"],
+                    reason=reason,
+                    data=intent.body["data"],
+                    run_id=self.run_id,
+                    intent_seq=intent.seq,
+                    expected_seq=head.seq,
+                )
+                return
+            except LedgerMoved:
+                continue
 
     def _book(self, outcome: Outcome, report: ReportRef, *, reason: str, expected_seq: int) -> None:
         self.ledger.record_outcome(

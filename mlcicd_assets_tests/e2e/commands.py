@@ -30,11 +30,12 @@ def job_execute(job: str, home: Path) -> Finished:
 
 def start_job(job: str, home: Path, *, name: str = "job") -> tuple[subprocess.Popen[bytes], Path]:
     """Start it, and say where its output goes."""
-    dagster_home = home / "dagster_home"
+    # Each its own: two first runs at once fail in Dagster's set-up of its SQLite storage.
+    dagster_home = home / f"dagster_home_{name}"
     dagster_home.mkdir(exist_ok=True)
     settings = (ROOT / "dagster.yaml").read_text()
     (dagster_home / "dagster.yaml").write_text(
-        settings.replace("data/dagster", str(home / "dagster"))
+        settings.replace("data/dagster", str(dagster_home / "storage"))
     )
     environment = {**os.environ, "DAGSTER_HOME": str(dagster_home)}
     command = [str(Path(sys.executable).parent / "dagster"), "job", "execute"]

@@ -230,3 +230,24 @@ def test_a_server_that_cannot_be_reached_stops_before_the_intent(home: Path) -> 
     with pytest.raises(EndpointUnreachable, match="make serve"):
         scene.deliver(made)
     assert scene.ledger.entries(kinds=("intent", "outcome")) == []
+
+
+def test_a_release_that_an_overlapping_run_finishes_too_is_booked_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = report(scene.bundle(1), 1)
+    pass_every_gate(scene.ledger, made)
+    honest = Delivery._smoke_test
+
+    def overlapped(self: Delivery, *words: object) -> None:
+        monkeypatch.setattr(Delivery, "_smoke_test", honest)
+        other = Delivery(scene.settings, scene.ledger, "other run", lambda *_: None)
+        other.finish_interrupted(MODEL)
+        raise ReleaseError("the slower one fails, after the other has succeeded")
+
+    monkeypatch.setattr(Delivery, "_smoke_test", overlapped)
+    with pytest.raises(ReleaseError, match="slower"):
+        scene.deliver(made)
+    assert scene.outcomes() == ["released"]
+    assert scene.served() == 1
+    assert read_pointer(scene.settings.releases, MODEL) is not None
