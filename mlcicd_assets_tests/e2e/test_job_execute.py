@@ -54,7 +54,8 @@ def test_after_a_kill_the_next_run_converges(
     process.wait()
     done = job_execute(f"{MODEL}_cicd", home)
     assert done.code == 0, done.output[-3000:]
-    assert outcomes() == ["released"]
+    # The kill may come too late to stop the release; it then finds it done.
+    assert outcomes() in (["released"], ["released", "kept"])
     versions = client(Settings.from_env()).search_model_versions(f"name='{MODEL}'")
     assert len({version.tags["training_key"] for version in versions}) == len(versions) == 1
     rows = pl.read_delta(str(home / "lake" / MODEL / "raw"))["transaction_id"]
