@@ -52,17 +52,15 @@ def source_uri(settings: Settings, spec: PipelineSpec, source: Source, own: str)
     return source.table if is_absolute else f"{settings.lake}/{source.table}"
 
 
-def unseen_files(settings: Settings, ledger: Ledger, source: Source) -> list[str]:
-    """Name each landing file that no run has dealt with in this form (name, size, time)."""
+def landed_files(
+    settings: Settings, ledger: Ledger, source: Source
+) -> tuple[tuple[LandingFile, ...], int]:
+    """Return a landing folder's files, and how many of them no run has dealt with as they are."""
     if source.landing is None:
-        return []
+        return (), 0
     folder = settings.landing / source.landing
-    seen = ledger.seen_files(str(folder))
-    return [
-        f"{file.path}:{file.size}:{file.mtime_ns}"
-        for file in list_files(folder)
-        if not _is_seen(file, seen.get(file.name))
-    ]
+    files, seen = list_files(folder), ledger.seen_files(str(folder))
+    return files, sum(not _is_seen(file, seen.get(file.name)) for file in files)
 
 
 def ingest(settings: Settings, ledger: Ledger, spec: PipelineSpec, *, run_id: str) -> Ingested:

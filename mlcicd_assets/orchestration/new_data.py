@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 import dagster as dg
 
 from mlcicd_assets.io.delta_log import LogPosition, advance
-from mlcicd_assets.io.ingest import source_uri, unseen_files
+from mlcicd_assets.io.ingest import landed_files, source_uri
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.orchestration.wiring import open_ledger
@@ -76,10 +76,10 @@ def look_around(settings: Settings, spec: PipelineSpec, known: dict[str, LogPosi
     due: list[str] = []
     missing: list[str] = []
     for source, own in spec.sources():
-        unseen = unseen_files(settings, ledger, source)
+        files, unseen = landed_files(settings, ledger, source)
+        state += [f"{file.path} {file.size} {file.mtime_ns}" for file in files]
         if unseen:
-            due.append(f"{len(unseen)} new files in {source.landing}")
-            state += unseen
+            due.append(f"{unseen} new files in {source.landing}")
         uri = source_uri(settings, spec, source, own)
         position = advance(uri, known.get(uri))
         if position is None:
@@ -104,8 +104,8 @@ def _decide(instance: dg.DagsterInstance, model: str, look: Look) -> dg.RunReque
     tries = [run for run in runs if run.tags.get(TRIGGER_TAG) == look.state]
     if len(tries) >= MAX_TRIES:
         return dg.SkipReason(
-            f"{MAX_TRIES} runs for this data ended without an outcome; fix the cause shown in "
-            "them, then materialize by hand or deliver new data"
+            f"{MAX_TRIES} runs could not decide on this data; fix the cause shown in them, then "
+            "materialize by hand or deliver new data"
         )
     tags = {MODEL_TAG: model, SENSOR_TAG: "new_data", TRIGGER_TAG: look.state}
     return dg.RunRequest(

@@ -33,7 +33,7 @@ def raw_data(spec: PipelineSpec) -> dg.AssetsDefinition:
         ledger = open_ledger(settings)
         taken = ingest(settings, ledger, spec, run_id=context.run.run_id)
         verdict = _summary(taken, spec)
-        book_verdicts(ledger, taken.raw, [verdict], run_id=context.run.run_id, model=spec.name)
+        book_verdicts(ledger, None, [verdict], run_id=context.run.run_id, model=spec.name)
         events, labels = taken.raw.events, taken.raw.labels
         return dg.MaterializeResult(
             value=taken.raw,

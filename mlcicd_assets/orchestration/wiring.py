@@ -84,7 +84,7 @@ def open_ledger(settings: Settings) -> Ledger:
 
 def book_verdicts(
     ledger: Ledger,
-    raw: RawData,
+    raw: RawData | None,
     verdicts: Sequence[Verdict],
     *,
     run_id: str,
@@ -92,7 +92,8 @@ def book_verdicts(
 ) -> None:
     """Write verdicts to the ledger; a failed one also books the outcome *blocked* there and then.
 
-    The endpoint never runs after a failed gate, so nobody else would book it.
+    The endpoint never runs after a failed gate, so nobody else would book it. `raw` is None when
+    the tables themselves were not judged: their rows then still wait for an outcome.
     """
     ref = model if isinstance(model, ModelVersionRef) else None
     name = ref.model if ref else str(model)
@@ -106,7 +107,7 @@ def book_verdicts(
             version=ref.version if ref else None,
             digest=ref.digest if ref else None,
             reason="; ".join(failed),
-            data=raw.versions(),
+            data=raw.versions() if raw else {},
             run_id=run_id,
         )
 

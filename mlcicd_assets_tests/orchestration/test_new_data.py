@@ -5,6 +5,7 @@ import uuid
 from pathlib import Path
 
 import dagster as dg
+import polars as pl
 import pytest
 from dagster import DagsterInstance, build_sensor_context
 from deltalake import DeltaTable, write_deltalake
@@ -14,7 +15,14 @@ from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.values import RawData
 from mlcicd_assets.orchestration.new_data import MAX_TRIES
 from mlcicd_assets.orchestration.pipeline import build_pipeline
-from mlcicd_assets_tests.small_model import MODEL, deliver_days, ledger, small_spec, write_batch
+from mlcicd_assets_tests.small_model import (
+    MODEL,
+    deliver_days,
+    ledger,
+    run_job,
+    small_spec,
+    write_batch,
+)
 
 
 class Ticker:
@@ -110,6 +118,23 @@ def test_rows_taken_in_by_a_run_that_then_failed_are_not_forgotten(ticker: Ticke
     assert "without an outcome" in request.tags["mlcicd/why"]
 
 
+def test_removing_a_refused_file_starts_a_run_for_the_rows_that_were_taken(
+    ticker: Ticker,
+) -> None:
+    deliver_days(3)
+    bad = write_batch("transactions-bad.parquet", transaction_id=pl.lit(-1, dtype=pl.Int64))
+    for _ in range(MAX_TRIES):
+        request = ticker.tick()
+        assert isinstance(request, dg.RunRequest)
+        assert not run_job(small_spec(), only="raw_data").success
+        ticker.record_run(request, dg.DagsterRunStatus.FAILURE)
+    while isinstance(request := ticker.tick(), dg.RunRequest):
+        ticker.record_run(request, dg.DagsterRunStatus.FAILURE)
+    assert "could not decide" in str(request)
+    bad.unlink()
+    assert isinstance(ticker.tick(), dg.RunRequest)
+
+
 def test_a_run_without_an_outcome_is_tried_again_with_a_new_key_but_not_for_ever(
     ticker: Ticker,
 ) -> None:
@@ -121,7 +146,7 @@ def test_a_run_without_an_outcome_is_tried_again_with_a_new_key_but_not_for_ever
         keys.add(request.run_key)
         ticker.record_run(request, dg.DagsterRunStatus.FAILURE)
     assert len(keys) == MAX_TRIES
-    assert "ended without an outcome" in str(ticker.tick())
+    assert "could not decide" in str(ticker.tick())
     write_batch("transactions-more.parquet")
     assert isinstance(ticker.tick(), dg.RunRequest)
 
