@@ -25,6 +25,18 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture
+def handbook_file() -> Path:
+    """The handbook's transactions; without them a skip, or a failure where CI requires them."""
+    folder = Path(os.environ.get("MLCICD_REAL_DATA", ROOT.parent / "shared" / "data"))
+    path = folder / "handbook_card_fraud_benchmark_window.parquet"
+    if not path.is_file():
+        if os.environ.get("MLCICD_REQUIRE_REAL_DATA"):
+            pytest.fail(f"{path} is missing, and MLCICD_REQUIRE_REAL_DATA asks for it")
+        pytest.skip(f"{path} is missing: set MLCICD_REAL_DATA to the folder of real data sets")
+    return path
+
+
 @pytest.fixture(scope="session")
 def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database: its migrations cost seconds, a copy costs nothing."""

@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlcicd_assets_tests.conftest import ROOT
+
+LONGEST_RUN_S = 300
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,11 @@ class Finished:
 def job_execute(job: str, home: Path) -> Finished:
     """`dagster job execute` with Dagster's storage in this home, to its end."""
     process, log = start_job(job, home)
+    # A run that waits for ever for something must turn the test red, not hang it.
+    watchdog = threading.Timer(LONGEST_RUN_S, process.kill)
+    watchdog.start()
     _, status, usage = os.wait4(process.pid, 0)
+    watchdog.cancel()
     process.returncode = os.waitstatus_to_exitcode(status)
     cpu = usage.ru_utime + usage.ru_stime
     return Finished(process.returncode, log.read_text(), cpu, usage.ru_maxrss / 1024)

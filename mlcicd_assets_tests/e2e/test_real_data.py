@@ -1,6 +1,5 @@
 """The Fraud Detection Handbook's published benchmark, through the whole pipeline."""
 
-import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,25 +17,13 @@ from mlcicd_assets.io.training_run import load_split
 from mlcicd_assets.ml.estimator import column_arrays, model_frame
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.values import FeatureSet, ReportRef
-from mlcicd_assets_tests.conftest import ROOT
 from mlcicd_assets_tests.e2e.commands import job_execute
 from mlcicd_assets_tests.small_model import outcomes, stored_value
 
-FOLDER = Path(os.environ.get("MLCICD_REAL_DATA", ROOT.parent / "shared" / "data"))
-FILE = FOLDER / "handbook_card_fraud_benchmark_window.parquet"
 MODELS = Path(__file__).parent / "models"
 PUBLISHED = {"roc_auc": 0.867, "average_precision": 0.658, "entity_precision_at_100": 0.287}
 
 pytestmark = pytest.mark.real_data
-
-
-@pytest.fixture
-def transactions() -> pl.DataFrame:
-    if not FILE.is_file():
-        if os.environ.get("MLCICD_REQUIRE_REAL_DATA"):
-            pytest.fail(f"{FILE} is missing, and MLCICD_REQUIRE_REAL_DATA asks for it")
-        pytest.skip(f"{FILE} is missing: set MLCICD_REAL_DATA")
-    return pl.read_parquet(FILE)
 
 
 def deliver(transactions: pl.DataFrame, home: Path) -> None:
@@ -61,8 +48,9 @@ def deliver(transactions: pl.DataFrame, home: Path) -> None:
 
 
 def test_the_published_benchmark_is_reached_through_every_step(
-    transactions: pl.DataFrame, server: str, home: Path, monkeypatch: pytest.MonkeyPatch
+    handbook_file: Path, server: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    transactions = pl.read_parquet(handbook_file)
     deliver(transactions, home)
     monkeypatch.setenv("MLCICD_DEFS", str(MODELS))
     done = job_execute("handbook_cicd", home)

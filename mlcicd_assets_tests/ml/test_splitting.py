@@ -1,6 +1,5 @@
 """The split by days, and the published counts of the Fraud Detection Handbook."""
 
-import os
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from mlcicd_assets.ml.errors import NotEnoughData
 from mlcicd_assets.ml.features import as_of, compute_features
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.splitting import split_frame
+from mlcicd_assets_tests.conftest import ROOT
 from mlcicd_assets_tests.ml.specs import small_spec
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
@@ -148,15 +148,10 @@ def test_too_little_data_says_how_much_there_is() -> None:
 
 
 @pytest.mark.real_data
-def test_the_published_counts_of_the_handbook() -> None:
-    root = Path(__file__).parents[2]
-    folder = Path(os.environ.get("MLCICD_REAL_DATA", root / "../shared/data"))
-    path = folder / "handbook_card_fraud_benchmark_window.parquet"
-    if not path.is_file():
-        pytest.skip(f"{path} is not here: set MLCICD_REAL_DATA to the folder of real data sets")
-    text = (root / "mlcicd_assets_tests/e2e/models/handbook/defs.yaml").read_text()
+def test_the_published_counts_of_the_handbook(handbook_file: Path) -> None:
+    text = (ROOT / "mlcicd_assets_tests/e2e/models/handbook/defs.yaml").read_text()
     spec = PipelineSpec.model_validate(yaml.safe_load(text)["attributes"])
-    raw = pl.scan_parquet(path).with_columns(
+    raw = pl.scan_parquet(handbook_file).with_columns(
         pl.col("TX_DATETIME").dt.cast_time_unit("us").dt.replace_time_zone("UTC")
     )
     known_at = pl.col("TX_DATETIME") + pl.duration(days=7)
