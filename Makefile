@@ -12,7 +12,7 @@ unexport DAGSTER_HOME
 export DAGSTER_DISABLE_TELEMETRY := 1
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: run test check ui serve stop prove clean setup lock
+.PHONY: run test check ui serve stop selftest prove clean setup lock
 
 run: $(READY)  ## Set up, simulate, run the main job, end with a scored request
 	@$(BIN)/mlcicd simulate --days $(DAYS)
@@ -22,7 +22,7 @@ run: $(READY)  ## Set up, simulate, run the main job, end with a scored request
 	@$(BIN)/mlcicd score $(MODEL)
 
 test: $(READY)  ## Everything that fits six minutes
-	@$(BIN)/pytest -n 2 --dist loadfile -m "not ci and not real_data" $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile -m "not ci and not real_data and not prove" $(ARGS)
 
 check: $(READY)  ## Format, lint, types, import contracts
 	@$(BIN)/ruff format --check .
@@ -39,6 +39,9 @@ serve: $(READY)  ## The scoring server in the foreground
 
 stop: $(READY)  ## Stop the detached scoring server
 	@$(BIN)/mlcicd stop
+
+selftest: $(READY)  ## Planted bad models and data, and good ones, through every gate
+	@$(BIN)/python -m mlcicd_assets_tests.selftest $(ARGS)
 
 prove: $(READY)  ## The long campaigns; writes docs/proof.md
 	@$(BIN)/python benchmarks/prove.py $(if $(ROW),--row $(ROW))

@@ -18,6 +18,10 @@ PROOF = ROOT / "docs" / "proof.md"
 ROWS = {
     "handbook": "mlcicd_assets_tests/e2e/test_real_data.py",
     "fresh_clone": "mlcicd_assets_tests/e2e/test_fresh_clone.py",
+    "promotions": "mlcicd_assets_tests/campaigns/test_promotion_campaign.py",
+    "races": "mlcicd_assets_tests/campaigns/test_race_campaign.py",
+    "ledger": "mlcicd_assets_tests/campaigns/test_ledger_campaign.py",
+    "gate_mutants": "mlcicd_assets_tests/campaigns/test_mutation_campaign.py",
 }
 COMPARE = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}
 FIGURE = re.compile(r"^figure (\S+) (\S+) (<=|>=|==) (\S+)$", re.MULTILINE)

@@ -40,6 +40,7 @@ def attributes(**changes: Any) -> dict[str, Any]:
     plain["split"]["holdout_days"] = 10
     plain["training"]["parameters"] = {"max_iter": 30, "learning_rate": 0.1}
     plain["gates"]["floors"] = {"roc_auc": 0.6, "average_precision": 0.1}
+    plain["gates"]["costs"] = None  # a weak model saves nothing
     plain["gates"]["champion"]["min_positives"] = 5
     for dotted, value in changes.items():
         *sections, field = dotted.split("__")
@@ -66,13 +67,16 @@ def deliver_days(days: int = DAYS) -> Simulated:
     return simulated
 
 
-def run_job(spec: PipelineSpec, *, only: str | None = None) -> dg.ExecuteInProcessResult:
+def run_job(
+    spec: PipelineSpec, *, only: str | None = None, config: dict[str, Any] | None = None
+) -> dg.ExecuteInProcessResult:
     """Run `<model>_cicd`, or one asset of it, in this process; a failure is a result."""
     job = build_pipeline(spec).resolve_job_def(f"{spec.name}_cicd")
     with dg.DagsterInstance.ephemeral() as instance:
         return job.execute_in_process(
             instance=instance,
             asset_selection=[dg.AssetKey([spec.name, only])] if only else None,
+            run_config={"ops": {f"{spec.name}__{only}": {"config": config}}} if config else None,
             raise_on_error=False,
         )
 

@@ -4,7 +4,9 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
+from mlcicd_assets.cli import ledger
 from mlcicd_assets.cli.score import score
 from mlcicd_assets.cli.serve import serve, stop
 from mlcicd_assets.cli.simulate import simulate
@@ -18,7 +20,9 @@ typer_app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (serve, stop, simulate, status, score):
+asked = (ledger.history, ledger.live_at, ledger.why, ledger.lineage, ledger.verify, ledger.evidence)
+said = (ledger.freeze, ledger.override, ledger.approve, ledger.rollback)
+for command in (serve, stop, simulate, status, score, *asked, *said):
     typer_app.command()(command)
 
 
@@ -27,7 +31,8 @@ def app() -> None:
     try:
         typer_app()
     except MlcicdError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        told = f"[bold red]error:[/] {escape(str(error))}"
+        Console(stderr=True).print(told, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

@@ -2,16 +2,20 @@
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
+from mlcicd_assets.cli.ledger import open_ledger
 from mlcicd_assets.io.endpoint import model_status
-from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.releases import read_pointer
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.errors import EndpointUnreachable
+
+if TYPE_CHECKING:
+    from mlcicd_assets.io.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -28,15 +32,14 @@ class ModelState:
     last_reason: str | None
     pointer_version: int | None
     served: dict[str, str]
+    alarms: list[str]
 
 
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Show each model's live version and the outcome of its last run."""
-    settings = Settings.from_env()
-    settings.home.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(settings.ledger_url)
+    settings, ledger = open_ledger()
     states = [_state(settings, ledger, model) for model in ledger.models()]
     if as_json:
         typer.echo(json.dumps([asdict(state) for state in states], indent=2))
@@ -48,7 +51,11 @@ def status(
         _show(console, state)
 
 
-def _state(settings: Settings, ledger: Ledger, model: str) -> ModelState:
+def _state(settings: Settings, ledger: "Ledger", model: str) -> ModelState:
+    from mlcicd_assets.io.offline import pending_notes
+    from mlcicd_assets.io.readings import alarms, in_words
+
+    notes = pending_notes(settings.releases, model).values()
     live, last = ledger.live(model), ledger.last_outcome(model)
     pointer = read_pointer(settings.releases, model)
     return ModelState(
@@ -62,6 +69,8 @@ def _state(settings: Settings, ledger: Ledger, model: str) -> ModelState:
         last_reason=last.body["reason"] if last else None,
         pointer_version=pointer.version if pointer else None,
         served={url: _served(url, model, settings.token) for url in settings.endpoints},
+        alarms=[f"not booked yet: rolled back to v{one.version} by {one.by}" for one in notes]
+        + [in_words(entry) for entry in alarms(ledger.entries(model=model))],
     )
 
 
@@ -76,12 +85,16 @@ def _served(url: str, model: str, token: str | None) -> str:
 def _show(console: Console, state: ModelState) -> None:
     live = f"v{state.live_version}" if state.live_version else "nothing"
     console.print(f"[bold]{state.model}[/]  live: [bold]{live}[/] since {_time(state.since)}")
-    console.print(f"  why       {state.why or '-'}")
+    console.print(f"  why       {escape(state.why or '-')}")
     for url, answer in state.served.items():
         console.print(f"  served    {answer} at {url}")
     colour = {"released": "green", "kept": "cyan", "blocked": "red"}.get(state.last_outcome or "")
     outcome = f"[{colour}]{state.last_outcome}[/]" if colour else "-"
-    console.print(f"  last run  {outcome} at {_time(state.last_at)}: {state.last_reason or '-'}")
+    console.print(
+        f"  last run  {outcome} at {_time(state.last_at)}: {escape(state.last_reason or '-')}"
+    )
+    for alarm in state.alarms:
+        console.print(f"  [bold red]alarm     {escape(alarm)}[/]")
 
 
 def _time(moment: str | None) -> str:

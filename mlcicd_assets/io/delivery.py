@@ -1,248 +1,211 @@
-"""Delivery: from verdicts to a live version, or a reason why not; the same on every entry way.
+"""Delivery: from verdicts to a live version, or a reason why not; the same on every entry way."""
 
-A release is an intent in the ledger, then the pointer, then the server's answer and a smoke
-test, then the outcome in the ledger. Each step can be repeated, so a crash anywhere is
-finished by the next run.
-"""
-
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-
-from mlcicd_assets.io.bundle import Bundle, load_bundle
-from mlcicd_assets.io.endpoint import model_status, score_rows, wait_until_live
-from mlcicd_assets.io.ledger import Entry, Ledger
-from mlcicd_assets.io.releases import (
-    Pointer,
-    read_pointer,
-    remove_pointer,
-    swap_pointer,
-    write_release_note,
+from mlcicd_assets.io.alerts import alert_if_blocked
+from mlcicd_assets.io.carrier import Carrier
+from mlcicd_assets.io.decisions import (
+    approval_of,
+    author_of,
+    freeze_in_force,
+    overrides_in_force,
+    verdicts_digest,
+    withdrawals,
 )
-from mlcicd_assets.io.settings import Settings
-from mlcicd_assets.ml.errors import (
-    BundleError,
-    GateBlocked,
-    LedgerMoved,
-    PointerMoved,
-    ReleaseError,
-    SmokeTestFailed,
-)
-from mlcicd_assets.ml.gates import NOT_WORSE, refusals
-from mlcicd_assets.ml.promotion import comparison_of, decide
-from mlcicd_assets.ml.values import Outcome, ReleaseRef, ReportRef
+from mlcicd_assets.io.endpoint import model_status
+from mlcicd_assets.io.git_approvals import book_git_approvals
+from mlcicd_assets.io.ledger import Head
+from mlcicd_assets.io.operators import require_operator
+from mlcicd_assets.io.provenance import commit_author, lineage_of
+from mlcicd_assets.io.rollback import book_offline
+from mlcicd_assets.ml.errors import GateBlocked, LedgerMoved
+from mlcicd_assets.ml.gate import policy_digest
+from mlcicd_assets.ml.gates import refusals, required
+from mlcicd_assets.ml.model_gates import NOT_WORSE
+from mlcicd_assets.ml.policy import Gates
+from mlcicd_assets.ml.promotion import Decision, comparison_of, decide
+from mlcicd_assets.ml.values import ModelVersionRef, Outcome, ReleaseRef, ReportRef, Verdict
 
-MAX_SCORE_DIFFERENCE = 1e-12
+Verdicts = dict[tuple[str, str], Verdict]
 
 
 @dataclass(frozen=True)
-class Delivery:
-    """Carries one model's releases out; `mark_champion` moves the alias that people see."""
+class Delivery(Carrier):
+    """Decides about candidates, and carries the releases out."""
 
-    settings: Settings
-    ledger: Ledger
-    run_id: str
-    mark_champion: Callable[[str, int], None]
-
-    def deliver(self, report: ReportRef, *, policy: str) -> ReleaseRef:
-        """Release the candidate or keep the live version; `policy` is today's policy digest.
+    def deliver(self, report: ReportRef, *, gates: Gates) -> ReleaseRef:
+        """Release the candidate or keep the live version; `gates` is today's policy.
 
         Raises:
             EndpointUnreachable: no server; nothing was written.
             GateBlocked: a verdict is missing, failed, or made for something else.
+            NotAllowed: it would be released, and the caller is no operator.
             ReleaseError: the release failed; the old version is live again.
         """
         model = report.candidate.model
         for url in self.settings.endpoints:
             model_status(url, model, token=self.settings.token)
-        self.finish_interrupted(model)
+        book_offline(self.settings, self.ledger, model, run_id=self.run_id)
+        self.settled_head(model)
+        self.mark_due(model)
+        if gates.approval is not None:
+            book_git_approvals(self.settings, self.ledger, model, run_id=self.run_id)
         while True:
             try:
-                return self._decide_once(report, policy)
+                return self._decide_once(report, gates)
             except LedgerMoved:
                 continue  # someone decided meanwhile: look again at what is live now
 
-    def finish_interrupted(self, model: str) -> None:
-        """Complete, or take back, a release that a crash left between intent and outcome."""
-        intent = self.ledger.unfinished_intent(model)
-        if intent is not None:
-            self._carry_out(intent)
-
-    def _decide_once(self, report: ReportRef, policy: str) -> ReleaseRef:
-        candidate, head = report.candidate, self.ledger.head()
+    def _decide_once(self, report: ReportRef, gates: Gates) -> ReleaseRef:
+        candidate = report.candidate
+        head = self.settled_head(candidate.model)
         live = self.ledger.live(candidate.model)
-        champion = live.digest if live else None
-        data_subject = candidate.data.features.fingerprint
+        basis = _basis(candidate, gates)
         verdicts = self.ledger.latest_verdicts(
-            candidate.model, subjects={candidate.digest, data_subject}, policy=policy
+            candidate.model, subjects=basis.subjects, policy=basis.policy
         )
         refused = refusals(
             verdicts=verdicts,
-            data_subject=data_subject,
+            data_subject=candidate.data.features.fingerprint,
             model_subject=candidate.digest,
-            policy=policy,
-            champion_digest=champion,
+            gates=gates,
+            champion_digest=live.digest if live else None,
+            overridden=overrides_in_force(self.ledger, candidate.model, gates),
         )
         if refused:
             reason = "; ".join(refused)
-            self._book("blocked", report, reason=reason, expected_seq=head.seq)
+            self._book("blocked", candidate, basis, reason=reason, head=head)
             raise GateBlocked(f"{candidate.model} v{candidate.version} is blocked: {reason}")
         decision = decide(
-            comparison=comparison_of(verdicts.get((NOT_WORSE, candidate.digest))),
-            champion_digest=champion,
+            comparison=comparison_of(verdicts.get((NOT_WORSE.name, candidate.digest))),
+            champion_digest=live.digest if live else None,
             candidate_digest=candidate.digest,
         )
-        if decision.outcome == "kept":
-            self._check_live(candidate.model, champion)
-            self._book("kept", report, reason=decision.reason, expected_seq=head.seq)
-            return self._ref(candidate.model, "kept", decision.reason)
+        decision = self._held_back(candidate, decision)
+        more: dict[str, Any] = {}
+        if decision.outcome == "released" and gates.approval is not None:
+            decision, more = self._approved(candidate, verdicts, decision, gates)
+        if decision.outcome != "released":
+            self.check_live(candidate.model, live.digest if live else None)
+            reason = decision.reason
+            return self._book(decision.outcome, candidate, basis, reason=reason, head=head, **more)
         intent = self.ledger.append(
             kind="intent",
             model=candidate.model,
             body={
+                "action": "release",
                 "version": candidate.version,
                 "digest": candidate.digest,
                 "previous_version": live.version if live else None,
-                "previous_digest": champion,
+                "previous_digest": live.digest if live else None,
                 "reason": decision.reason,
-                "policy": policy,
-                "features": candidate.data.features.fingerprint,
-                "data": candidate.data.raw.versions(),
+                "by": require_operator(self.settings),
+                **basis.body,
+                **more,
             },
             run_id=self.run_id,
             expected_seq=head.seq,
         )
-        self._carry_out(intent)
+        self.carry_out(intent)
         return self._ref(candidate.model, "released", decision.reason)
 
-    def _carry_out(self, intent: Entry) -> None:
-        """Do what an intent says; safe to repeat from any point."""
-        model, body = intent.model, intent.body
-        target = Pointer(
-            model=model,
-            version=body["version"],
-            digest=body["digest"],
-            ledger_seq=intent.seq,
-            ledger_hash=intent.hash,
-            previous_version=body["previous_version"],
-            previous_digest=body["previous_digest"],
+    def _approved(
+        self, candidate: ModelVersionRef, verdicts: Verdicts, decision: Decision, gates: Gates
+    ) -> tuple[Decision, dict[str, Any]]:
+        """Return the decision, or that it awaits approval; and what the ledger keeps of it."""
+        model, said = candidate.model, verdicts_digest(verdicts.values())
+        author = author_of(self.ledger, model, candidate.digest, now=commit_author())
+        kept: dict[str, Any] = {"verdicts": said, "author": author}
+        approval = approval_of(
+            self.ledger,
+            model,
+            digest=candidate.digest,
+            verdicts=said,
+            author=author,
+            gates=gates,
         )
-        try:
-            bundle = load_bundle(self.settings.releases, model, target.digest)
-            note = {"ledger_seq": intent.seq, "ledger_hash": intent.hash, **body}
-            write_release_note(self.settings.releases, model, target.digest, note)
-            self._point_at(target)
-            self._smoke_test(target, bundle)
-        except (ReleaseError, BundleError) as error:
-            if self._is_open(intent):
-                self._take_back(target)
-            self._close(intent, "blocked", f"release failed: {error}")
-            raise
-        self.mark_champion(model, target.version)
-        self._close(intent, "released", body["reason"])
+        if approval is None:
+            return Decision("awaiting", _how_to_approve(candidate, author, gates)), kept
+        return decision, {**kept, "approval_seq": approval.seq}
 
-    def _point_at(self, target: Pointer) -> None:
-        try:
-            swap_pointer(self.settings.releases, target, expected_digest=target.previous_digest)
-        except PointerMoved:
-            # Already there: by the run that was cut off, or by one that overlaps with this one.
-            current = read_pointer(self.settings.releases, target.model)
-            if current is None or current.digest != target.digest:
-                raise
-
-    def _smoke_test(self, target: Pointer, bundle: Bundle) -> None:
-        """Every server answers with the new version, and scores as offline."""
-        token = self.settings.token
-        for url in self.settings.endpoints:
-            wait_until_live(url, target.model, target.digest, token=token)
-            scores = score_rows(url, target.model, bundle.golden_columns, token=token)
-            difference = float(np.max(np.abs(scores - bundle.golden_scores)))
-            if not difference <= MAX_SCORE_DIFFERENCE:
-                raise SmokeTestFailed(
-                    f"{target.model} v{target.version} at {url}: scores differ from offline by "
-                    f"{difference:.3g} (allowed {MAX_SCORE_DIFFERENCE:g}); taken back"
-                )
-
-    def _take_back(self, target: Pointer) -> None:
-        """Point at the previous release again, unless a person has moved the pointer."""
-        current = read_pointer(self.settings.releases, target.model)
-        if current is None or current.digest != target.digest:
-            return
-        if target.previous_digest is None or target.previous_version is None:
-            remove_pointer(self.settings.releases, target.model, expected_digest=target.digest)
-            return
-        previous = Pointer(
-            model=target.model,
-            version=target.previous_version,
-            digest=target.previous_digest,
-            ledger_seq=target.ledger_seq,
-            ledger_hash=target.ledger_hash,
-            previous_version=None,
-            previous_digest=None,
-        )
-        swap_pointer(self.settings.releases, previous, expected_digest=target.digest)
-
-    def _check_live(self, model: str, digest: str | None) -> None:
-        """What the ledger calls live must be what the pointer says and every server answers.
-
-        Raises:
-            PointerMoved: somebody moved the pointer by hand; it is not moved back.
-            ReleaseError: a server does not come to answer with that version.
-        """
-        pointer = read_pointer(self.settings.releases, model)
-        found = pointer.digest if pointer else None
-        if found is None or found != digest:
-            raise PointerMoved(
-                f"{model}: the ledger says {digest} is live, the release pointer says {found}. It "
-                "was moved by hand and is left so; put it back, or book the change"
+    def _held_back(self, candidate: ModelVersionRef, decision: Decision) -> Decision:
+        """Keep what is live where a person has said so, however good the candidate is."""
+        if decision.outcome == "kept":
+            return decision
+        withdrawn = withdrawals(self.ledger, candidate.model).get(candidate.digest)
+        if withdrawn is not None:
+            said = f"{withdrawn.body['by']} at entry {withdrawn.seq}: {withdrawn.body['reason']}"
+            return Decision("kept", f"this very model was rolled back by {said}")
+        frozen = freeze_in_force(self.ledger, candidate.model)
+        if frozen is not None:
+            body = frozen.body
+            return Decision(
+                "kept", f"frozen until {body['until']} by {body['by']}: {body['reason']}"
             )
-        for url in self.settings.endpoints:
-            wait_until_live(url, model, found, token=self.settings.token)
+        return decision
 
-    def _is_open(self, intent: Entry) -> bool:
-        """Tell whether no run has booked how this intent ended; an overlapping one may have."""
-        unfinished = self.ledger.unfinished_intent(intent.model)
-        return unfinished is not None and unfinished.seq == intent.seq
-
-    def _close(self, intent: Entry, outcome: Outcome, reason: str) -> None:
-        """Book how an intent ended, once, also when two runs carry it out at the same time."""
-        while True:
-            head = self.ledger.head()
-            if not self._is_open(intent):
-                return
-            try:
-                self.ledger.record_outcome(
-                    intent.model,
-                    outcome=outcome,
-                    version=intent.body["version"],
-                    digest=intent.body["digest"],
-                    reason=reason,
-                    data=intent.body["data"],
-                    run_id=self.run_id,
-                    intent_seq=intent.seq,
-                    expected_seq=head.seq,
-                )
-                return
-            except LedgerMoved:
-                continue
-
-    def _book(self, outcome: Outcome, report: ReportRef, *, reason: str, expected_seq: int) -> None:
-        self.ledger.record_outcome(
-            report.candidate.model,
+    def _book(
+        self,
+        outcome: Outcome,
+        candidate: ModelVersionRef,
+        basis: "_Basis",
+        *,
+        reason: str,
+        head: Head,
+        **more: Any,
+    ) -> ReleaseRef:
+        booked = self.ledger.record_outcome(
+            candidate.model,
             outcome=outcome,
-            version=report.candidate.version,
-            digest=report.candidate.digest,
+            version=candidate.version,
+            digest=candidate.digest,
             reason=reason,
-            data=report.candidate.data.raw.versions(),
             run_id=self.run_id,
-            expected_seq=expected_seq,
+            expected_seq=head.seq,
+            **basis.body,
+            **more,
         )
+        alert_if_blocked(self.settings, self.ledger, booked)
+        return self._ref(candidate.model, outcome, reason)
 
     def _ref(self, model: str, outcome: Outcome, reason: str) -> ReleaseRef:
         live = self.ledger.live(model)
-        if live is None:
-            raise PointerMoved(f"{model}: nothing is live after '{outcome}'")
-        return ReleaseRef(
-            model, outcome, reason, live.version, live.digest, self.settings.endpoints
-        )
+        version, digest = (live.version, live.digest) if live else (None, None)
+        return ReleaseRef(model, outcome, reason, version, digest, self.settings.endpoints)
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """What a decision rests on: its policy, what was judged, and all that as the ledger's body."""
+
+    policy: str
+    subjects: set[str]
+    body: dict[str, Any]
+
+
+def _basis(candidate: ModelVersionRef, gates: Gates) -> _Basis:
+    data_subject, policy = candidate.data.features.fingerprint, policy_digest(gates)
+    asked = required(gates, data_subject=data_subject, model_subject=candidate.digest)
+    body = {
+        "policy": policy,
+        "data": candidate.data.raw.versions(),
+        "lineage": lineage_of(candidate),
+        "required": [
+            {"gate": gate.name, "gate_version": gate.version, "subject": subject}
+            for gate, subject in asked.items()
+        ],
+    }
+    return _Basis(policy, {data_subject, candidate.digest}, body)
+
+
+def _how_to_approve(candidate: ModelVersionRef, author: str, gates: Gates) -> str:
+    model, version = candidate.model, candidate.version
+    if gates.approval and gates.approval.authenticated:
+        way = f"commit the file that `mlcicd approve {model} {version} --write` makes"
+    else:
+        way = f"`mlcicd approve {model} {version}`, or a commit in the approvals folder"
+    return (
+        f"v{version} passed every gate and awaits approval by someone other than {author}: "
+        f"{way}, then materialize deployed_endpoint"
+    )

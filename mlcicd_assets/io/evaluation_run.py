@@ -1,30 +1,48 @@
 """Evaluate a candidate: one holdout, candidate and champion on the same rows, model gates."""
 
-from dataclasses import dataclass
-from datetime import datetime
+import math
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlcicd_assets.io.bundle import Bundle, load_bundle
+from mlcicd_assets.io.delta import scan
 from mlcicd_assets.io.feature_run import load_raw
 from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.registry import load_pipeline
+from mlcicd_assets.io.serving_trial import try_serving
 from mlcicd_assets.io.settings import Settings
-from mlcicd_assets.io.training_run import load_split
 from mlcicd_assets.ml.contract import check_batch
+from mlcicd_assets.ml.costs import row_costs
 from mlcicd_assets.ml.estimator import column_arrays, model_frame
-from mlcicd_assets.ml.features import compute_features
-from mlcicd_assets.ml.gates import champion_gate, metric_floors_gate, parity_gate
+from mlcicd_assets.ml.features import KNOWN_AT, LABEL, compute_features
 from mlcicd_assets.ml.metrics import (
+    CalibrationBin,
     Comparison,
+    calibration_curve,
     classification_metrics,
     compare_paired,
+    compare_resampled,
     entity_precision,
+    interval_95,
     metric_intervals,
+    rank_auc,
+)
+from mlcicd_assets.ml.model_gates import (
+    SERVING_TRIAL,
+    champion_gate,
+    finding_gate,
+    finding_gates,
+    metric_floors_gate,
+    parity_gate,
 )
 from mlcicd_assets.ml.schema import feature_columns, feature_definitions
+from mlcicd_assets.ml.scored import Scored
 from mlcicd_assets.ml.spec import PipelineSpec
+from mlcicd_assets.ml.splitting import Split, random_split, split_frame
+from mlcicd_assets.ml.training import fit
 from mlcicd_assets.ml.values import ModelVersionRef, Verdict
 
 if TYPE_CHECKING:
@@ -35,15 +53,23 @@ BOOTSTRAP_SEED = 20_260_101
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Holdout metrics of a candidate with 95 % intervals, and the verdicts of the model gates."""
+    """Holdout metrics of a candidate with 95 % intervals, and the verdicts of the model gates.
+
+    What is undefined is no metric. Those called `provisional_` are of rows younger than the
+    holdout, whose labels may still come, those called `random_split_` of a split blind to time:
+    information, never judged.
+    """
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
+    curve: tuple[CalibrationBin, ...]
     comparison: Comparison | None
     champion_digest: str | None
     champion_version: int | None
     verdicts: tuple[Verdict, ...]
     window: str
+    scored: Scored
+    champion: Scored | None
 
 
 def evaluate(
@@ -55,86 +81,128 @@ def evaluate(
         DigestMismatch: the bundle is not the one that was trained.
         NotEnoughData: the holdout is empty or holds one class.
     """
-    split = load_split(candidate.data, spec)
-    holdout = split.holdout
-    labels = holdout["label"].to_numpy()
+    features = scan(candidate.data.features).collect()
+    split = split_frame(features, spec, datetime.fromisoformat(candidate.data.as_of))
     bundle = load_bundle(settings.releases, spec.name, candidate.digest)
-    scores = bundle.scorer.score(column_arrays(holdout, bundle.columns))
-    metrics = _metrics(holdout, labels, scores, bundle.threshold, spec)
-    live = ledger.live(spec.name)
-    champion = None if live is None else load_bundle(settings.releases, spec.name, live.digest)
-    comparison = None
-    if champion is not None and champion.digest != candidate.digest and _same_label(champion, spec):
-        comparison = _compare(holdout, labels, scores, champion, candidate, spec)
-    verdicts = (
-        metric_floors_gate(metrics, rows=len(labels), subject=candidate.digest, gates=spec.gates),
-        champion_gate(
-            comparison,
-            gates=spec.gates,
-            subject=candidate.digest,
-            champion_digest=champion.digest if champion else None,
-        ),
-        _parity(settings, holdout, scores, bundle, candidate, spec),
-    )
+    scored = _score(bundle, split, candidate, spec)
+    live, champion, comparison = ledger.live(spec.name), None, None
+    if live is not None and live.digest != candidate.digest:
+        other = load_bundle(settings.releases, spec.name, live.digest)
+        # Models of different labels cannot be compared; the gate then fails for want of it.
+        if other.definitions["label"] == feature_definitions(spec)["label"]:
+            frame = _champion_frame(split.holdout, other, candidate, spec)
+            until = datetime.fromisoformat(other.train_until)
+            own = replace(split, holdout=frame, train_until=until)
+            champion = _score(other, own, candidate, spec)
+            comparison = _compare(scored, champion, until)
+    gates, subject, metrics = spec.gates, candidate.digest, _metrics(scored)
+    digest = live.digest if live else None
+    verdicts = [
+        metric_floors_gate(metrics, rows=len(scored.scores), subject=subject, gates=gates),
+        champion_gate(comparison, gates=gates, subject=subject, champion_digest=digest),
+        _parity(settings, scored, candidate),
+        *finding_gates(scored, subject=subject),
+    ]
+    if gates.serving is not None:
+        rows = column_arrays(split.holdout, bundle.columns)
+        trial = try_serving(settings.releases, bundle, rows, gates.serving)
+        verdicts.append(finding_gate(SERVING_TRIAL, trial, subject, gates))
+    metrics |= _provisional_metrics(features, scored) | _random_split_metrics(scored)
     return Evaluation(
-        metrics=metrics,
-        intervals=metric_intervals(
-            labels, scores, resamples=spec.gates.champion.resamples, seed=BOOTSTRAP_SEED
-        ),
+        metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
+        intervals=_intervals(scored),
+        curve=calibration_curve(scored.labels, scored.scores),
         comparison=comparison,
-        champion_digest=champion.digest if champion else None,
+        champion_digest=digest,
         champion_version=live.version if live else None,
-        verdicts=verdicts,
+        verdicts=tuple(verdicts),
         window=f"{split.holdout_from:%Y-%m-%d} to {split.holdout_until:%Y-%m-%d}",
+        scored=scored,
+        champion=champion,
     )
 
 
-def _same_label(champion: Bundle, spec: PipelineSpec) -> bool:
-    """Two models of different labels cannot be compared; the gate then fails for want of it."""
-    return champion.definitions["label"] == feature_definitions(spec)["label"]
+def _score(bundle: Bundle, split: Split, candidate: ModelVersionRef, spec: PipelineSpec) -> Scored:
+    scores = bundle.scorer.score(column_arrays(split.holdout, bundle.columns))
+    return Scored(
+        spec=spec,
+        split=split,
+        as_of=datetime.fromisoformat(candidate.data.as_of),
+        training_key=candidate.training_key,
+        columns=bundle.columns,
+        scorer=bundle.scorer,
+        threshold=bundle.threshold,
+        labels=split.holdout[LABEL].to_numpy(),
+        scores=scores,
+        alerts=scores >= bundle.threshold,
+    )
 
 
-def _metrics(
-    holdout: "pl.DataFrame",
-    labels: np.ndarray,
-    scores: np.ndarray,
-    threshold: float,
-    spec: PipelineSpec,
-) -> dict[str, float]:
-    metrics = classification_metrics(labels, scores, threshold=threshold)
+def _metrics(scored: Scored) -> dict[str, float]:
+    holdout, labels, spec = scored.split.holdout, scored.labels, scored.spec
+    metrics = classification_metrics(labels, scored.scores, threshold=scored.threshold)
     wanted = spec.evaluation.entity_precision
     if wanted is not None:
         days = holdout[spec.time.column].dt.date().to_physical().to_numpy()
         entities = holdout[wanted.entity].to_numpy()
         metrics[f"entity_precision_at_{wanted.k}"] = entity_precision(
-            days, entities, labels, scores, k=wanted.k
+            days, entities, labels, scored.scores, k=wanted.k
         )
+    if spec.gates.costs is not None:
+        metrics["saving"] = row_costs(holdout, spec.gates.costs).saving(scored.alerts)
     return metrics
 
 
-def _compare(
-    holdout: "pl.DataFrame",
-    labels: np.ndarray,
-    scores: np.ndarray,
-    champion: Bundle,
-    candidate: ModelVersionRef,
-    spec: PipelineSpec,
-) -> Comparison:
-    """Score the champion on the candidate's rows that it was not trained on, and compare."""
+def _provisional_metrics(features: "pl.DataFrame", scored: Scored) -> dict[str, float]:
+    """Judge the rows that are too young for the holdout by the labels that came already."""
     import polars as pl
 
-    train_until = datetime.fromisoformat(champion.train_until)
-    unseen = (holdout.select(pl.col(spec.time.column) >= train_until)).to_series().to_numpy()
-    frame = _champion_frame(holdout, champion, candidate, spec)
-    champion_scores = champion.scorer.score(column_arrays(frame, champion.columns))
-    return compare_paired(
-        labels[unseen],
-        scores[unseen],
-        champion_scores[unseen],
-        metric=spec.gates.champion.metric,
-        resamples=spec.gates.champion.resamples,
-        seed=BOOTSTRAP_SEED,
-    )
+    spec = scored.spec
+    due = timedelta(days=spec.label.matures_after_days)
+    told = pl.when(pl.col(KNOWN_AT) <= scored.as_of).then(LABEL)
+    absent = 0 if spec.label.absent == "negative" else None
+    young = features.filter(pl.col(spec.time.column) > scored.as_of - due)
+    told = young.with_columns(pl.coalesce(told, absent).alias(LABEL)).drop_nulls(LABEL)
+    scores = scored.scorer.score(column_arrays(told, scored.columns))
+    metrics = classification_metrics(told[LABEL].to_numpy(), scores, threshold=scored.threshold)
+    return {f"provisional_{n}": metrics[n] for n in ("roc_auc", "average_precision", "rows")}
+
+
+def _random_split_metrics(scored: Scored) -> dict[str, float]:
+    """Tell what a split blind to time would claim of the same training on the same rows."""
+    spec = scored.spec
+    if not spec.evaluation.random_split:
+        return {}
+    split = random_split(scored.split, seed=spec.training.seed)
+    pipeline = fit(split.train, spec).pipeline
+    scores = pipeline.predict_proba(model_frame(split.holdout, scored.columns))[:, 1]
+    return {"random_split_roc_auc": rank_auc(split.holdout[LABEL].to_numpy(), scores)}
+
+
+def _intervals(scored: Scored) -> dict[str, tuple[float, float]]:
+    gates, holdout = scored.spec.gates, scored.split.holdout
+    count = gates.champion.resamples
+    found = metric_intervals(scored.labels, scored.scores, resamples=count, seed=BOOTSTRAP_SEED)
+    if gates.costs is not None:
+        savings = row_costs(holdout, gates.costs).savings(scored.alerts, count, BOOTSTRAP_SEED)
+        found["saving"] = interval_95(savings)
+    return found
+
+
+def _compare(scored: Scored, champion: Scored, train_until: datetime) -> Comparison:
+    """Compare on the candidate's rows that the champion was not trained on."""
+    spec, gates, holdout = scored.spec, scored.spec.gates, scored.split.holdout
+    unseen = holdout[spec.time.column] >= train_until
+    kept, count = unseen.to_numpy(), gates.champion.resamples
+    labels, metric = scored.labels[kept], gates.champion.metric
+    if metric == "saving" and gates.costs is not None:
+        costs = row_costs(holdout.filter(unseen), gates.costs)
+        ours, theirs = (
+            costs.savings(one.alerts[kept], count, BOOTSTRAP_SEED) for one in (scored, champion)
+        )
+        return compare_resampled(metric, labels, ours, theirs)
+    ours, theirs = scored.scores[kept], champion.scores[kept]
+    return compare_paired(labels, ours, theirs, metric=metric, resamples=count, seed=BOOTSTRAP_SEED)
 
 
 def _champion_frame(
@@ -149,33 +217,20 @@ def _champion_frame(
     features = compute_features(
         good, None if labels is None else labels.lazy(), PipelineSpec.model_validate(own)
     )
-    names = [column.name for column in champion.columns]
-    rows = holdout.select(spec.key)
-    frame = rows.join(
-        features.select(*spec.key, *(name for name in names if name not in spec.key)),
-        on=list(spec.key),
-        how="left",
-        maintain_order="left",
-    )
-    return frame
+    names = [column.name for column in champion.columns if column.name not in spec.key]
+    rows, own_columns = holdout.drop(names, strict=False), features.select(*spec.key, *names)
+    return rows.join(own_columns, on=list(spec.key), how="left", maintain_order="left")
 
 
-def _parity(
-    settings: Settings,
-    holdout: "pl.DataFrame",
-    scores: np.ndarray,
-    bundle: Bundle,
-    candidate: ModelVersionRef,
-    spec: PipelineSpec,
-) -> Verdict:
+def _parity(settings: Settings, scored: Scored, candidate: ModelVersionRef) -> Verdict:
     """Compare the served scorer with the scikit-learn model that MLflow keeps."""
-    pipeline = load_pipeline(settings, spec.name, candidate.version)
-    offline = pipeline.predict_proba(model_frame(holdout, feature_columns(spec)))[:, 1]
-    flipped = int(np.sum((offline >= bundle.threshold) != (scores >= bundle.threshold)))
+    pipeline = load_pipeline(settings, scored.spec.name, candidate.version)
+    frame = model_frame(scored.split.holdout, feature_columns(scored.spec))
+    offline = pipeline.predict_proba(frame)[:, 1]
     return parity_gate(
-        float(np.max(np.abs(offline - scores))),
-        flipped=flipped,
-        rows=len(scores),
-        subject=bundle.digest,
-        gates=spec.gates,
+        float(np.max(np.abs(offline - scored.scores))),
+        flipped=int(np.sum((offline >= scored.threshold) != scored.alerts)),
+        rows=len(offline),
+        subject=candidate.digest,
+        gates=scored.spec.gates,
     )

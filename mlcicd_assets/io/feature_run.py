@@ -10,8 +10,16 @@ from mlcicd_assets.io.ingest import table_uri
 from mlcicd_assets.io.landing import normalise
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.contract import check_batch, event_schema, label_schema
+from mlcicd_assets.ml.data_gates import (
+    FeatureStats,
+    contract_gate,
+    feature_sanity_gate,
+    history_gates,
+    point_in_time_gate,
+)
 from mlcicd_assets.ml.features import as_of, compute_features
-from mlcicd_assets.ml.gates import FeatureStats, contract_gate, feature_sanity_gate
+from mlcicd_assets.ml.history import make_history
+from mlcicd_assets.ml.point_in_time import future_seen
 from mlcicd_assets.ml.schema import feature_columns, feature_definitions
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.values import FeatureSet, RawData, TableVersion, Verdict
@@ -70,10 +78,18 @@ def make_features(
     sanity = feature_sanity_gate(
         _stats(frame, spec), rows=frame.height, subject=features.fingerprint, gates=spec.gates
     )
+    changed, judged = future_seen(report.good, labels, frame, spec)
+    history = make_history(report.good, labels, moment, spec)
+    verdicts = (
+        contract,
+        sanity,
+        point_in_time_gate(changed, rows=judged, subject=features.fingerprint, gates=spec.gates),
+        *history_gates(history, subject=features.fingerprint, gates=spec.gates),
+    )
     columns = tuple((name, str(kind)) for name, kind in frame.schema.items())
     return MadeFeatures(
         data=data,
-        verdicts=(contract, sanity),
+        verdicts=verdicts,
         quarantined_rows=quarantined.height,
         quarantined_by_rule=report.broken,
         quarantine_uri=quarantine_uri,
@@ -107,6 +123,7 @@ def _key(raw: RawData, spec: PipelineSpec) -> str:
         "labels": raw.labels.fingerprint if raw.labels else None,
         "definitions": feature_definitions(spec),
         "contract": spec.contract.model_dump(mode="json"),
+        "read_by_gates": spec.gates.columns(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

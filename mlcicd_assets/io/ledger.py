@@ -1,4 +1,4 @@
-"""The ledger: the append-only, hash-chained truth about verdicts, intents and outcomes."""
+"""The ledger: the append-only, hash-chained truth about every decision."""
 
 import hashlib
 import json
@@ -10,9 +10,12 @@ import sqlalchemy as sa
 
 from mlcicd_assets.io.ledger_tables import LedgerDatabase, entries, utc_now
 from mlcicd_assets.ml.errors import LedgerError, LedgerMoved
+from mlcicd_assets.ml.gate import policy_digest
+from mlcicd_assets.ml.policy import Gates
 from mlcicd_assets.ml.values import Outcome, Verdict
 
-Kind = Literal["verdict", "intent", "outcome"]
+Kind = Literal["policy", "verdict", "intent", "outcome", "approval", "override", "freeze"]
+MAKES_LIVE = {"released", "rolled_back"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Live:
-    """The version that the newest released outcome names, since when and why."""
+    """The version that the newest release or rollback names, since when and why."""
 
     version: int
     digest: str
@@ -133,6 +136,12 @@ class Ledger(LedgerDatabase):
             if head not in heads
         ]
 
+    def record_policy(self, model: str, gates: Gates, *, run_id: str) -> None:
+        """Keep what a policy digest stands for, once."""
+        body = {"digest": policy_digest(gates), "gates": gates.model_dump(mode="json")}
+        if all(entry.body != body for entry in self.entries(model=model, kinds=("policy",))):
+            self.append(kind="policy", model=model, body=body, run_id=run_id)
+
     def record_verdict(self, model: str, verdict: Verdict, *, run_id: str) -> Entry:
         """Book one gate's answer."""
         return self.append(kind="verdict", model=model, body=asdict(verdict), run_id=run_id)
@@ -162,29 +171,31 @@ class Ledger(LedgerDatabase):
         intent_seq: int | None = None,
         run_id: str,
         expected_seq: int | None = None,
+        **more: Any,
     ) -> Entry:
         """Book how a run ended; `intent_seq` closes that intent.
 
         `data` is table id and version by table (`RawData.versions`): what the run was about.
-        `version` and `digest` are None only when a run ended before there was a model.
+        `version` and `digest` are None only when a run ended before there was a model. `more`
+        goes into the body as it is.
 
         Raises:
             LedgerError: a release that does not say what was released.
             LedgerMoved: as in `append`.
         """
-        if outcome == "released" and (version is None or digest is None):
+        if outcome in MAKES_LIVE and (version is None or digest is None):
             raise LedgerError("a released outcome must name its version and digest: give both")
         body = {"outcome": outcome, "version": version, "digest": digest, "reason": reason}
-        body |= {"intent_seq": intent_seq, "data": dict(data)}
+        body |= {"intent_seq": intent_seq, "data": dict(data), **more}
         return self.append(
             kind="outcome", model=model, body=body, run_id=run_id, expected_seq=expected_seq
         )
 
     def live(self, model: str) -> Live | None:
-        """Return what the newest released outcome made live; None before the first release."""
+        """Return what the newest release or rollback made live; None before the first release."""
         for entry in reversed(self.entries(model=model, kinds=("outcome",))):
             body = entry.body
-            if body["outcome"] == "released":
+            if body["outcome"] in MAKES_LIVE:
                 return Live(body["version"], body["digest"], entry.at, body["reason"])
         return None
 
@@ -212,7 +223,12 @@ def _canonical_json(value: Mapping[str, Any]) -> str:
 
 
 def _hash(row: Mapping[Any, Any]) -> str:
-    content = {name: value for name, value in row.items() if name != "hash"}
+    # A flipped bit may make bytes of a text: that has no JSON form, and no right hash.
+    content = {
+        name: str(value) if isinstance(value, bytes) else value
+        for name, value in row.items()
+        if name != "hash"
+    }
     return hashlib.sha256(_canonical_json(content).encode()).hexdigest()
 
 

@@ -1,5 +1,6 @@
 """Which code, dependencies and machine a run used: written beside everything it makes."""
 
+import getpass
 import hashlib
 import os
 import shutil
@@ -7,6 +8,9 @@ import subprocess
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
+
+from mlcicd_assets.ml.values import ModelVersionRef
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,18 +37,42 @@ def code_state(root: Path = ROOT) -> CodeState:
     return CodeState(*_git(root), _lock(root))
 
 
-def _git(root: Path) -> tuple[str, bool]:
+def lineage_of(candidate: ModelVersionRef) -> dict[str, Any]:
+    """Name everything that a version was made from, by reference, and the code that says so."""
+    data = candidate.data
+    return {
+        "training_key": candidate.training_key,
+        "mlflow_run_id": candidate.mlflow_run_id,
+        "features": str(data.features),
+        "features_fingerprint": data.features.fingerprint,
+        "events": str(data.raw.events),
+        "labels": str(data.raw.labels) if data.raw.labels else None,
+        "as_of": data.as_of,
+        **code_state().as_tags(),
+    }
+
+
+def commit_author(root: Path = ROOT) -> str:
+    """Return who wrote the commit that is checked out; outside of a checkout, the user."""
+    return ask_git(root, "log", "-1", "--format=%ae") or getpass.getuser()
+
+
+def ask_git(root: Path, *words: str) -> str:
+    """Return what git answers in this folder; "" without git, checkout or answer."""
     git = shutil.which("git")
-    if git is None or not (root / ".git").exists():
+    if git is None:
+        return ""
+    done = subprocess.run(  # noqa: S603 - fixed words, no shell
+        [git, "-C", str(root), *words], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _git(root: Path) -> tuple[str, bool]:
+    if not (root / ".git").exists():
         return os.environ.get("MLCICD_GIT_COMMIT", "unknown"), False
-
-    def ask(*words: str) -> str:
-        done = subprocess.run(  # noqa: S603 - fixed words, no shell
-            [git, "-C", str(root), *words], capture_output=True, text=True, check=False
-        )
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    return ask("rev-parse", "HEAD") or "unknown", bool(ask("status", "--porcelain"))
+    commit = ask_git(root, "rev-parse", "HEAD")
+    return commit or "unknown", bool(ask_git(root, "status", "--porcelain"))
 
 
 def _lock(root: Path) -> str:

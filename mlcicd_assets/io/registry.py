@@ -31,6 +31,8 @@ def client(settings: Settings) -> "MlflowClient":
 
     settings.home.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # Its default is to try for minutes: a rollback must not wait for a server that is down.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     mlflow.set_tracking_uri(settings.tracking_uri)
     return MlflowClient()
 

@@ -78,9 +78,16 @@ def swap_pointer(root: Path, pointer: Pointer, *, expected_digest: str | None) -
     """Replace the pointer, atomically and durably, if it still names `expected_digest`.
 
     Raises:
-        PointerMoved: it names another digest (None: there is no pointer yet).
+        PointerMoved: it names another digest (None: there is no pointer yet), or stands on a
+            later entry of the ledger: whoever was late must not undo what came after.
     """
     with _still_naming(expected_digest, root, pointer.model) as path:
+        current = read_pointer(root, pointer.model)
+        if current is not None and current.ledger_seq > pointer.ledger_seq:
+            raise PointerMoved(
+                f"the pointer of '{pointer.model}' stands on entry {current.ledger_seq} of the "
+                f"ledger, later than {pointer.ledger_seq}: look again, then decide"
+            )
         write_atomic(path, msgspec.json.encode(pointer))
 
 

@@ -1,6 +1,7 @@
 """Whatever differs by environment, read once from MLCICD_* variables and checked."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,10 @@ class Settings:
     endpoints: tuple[str, ...]
     defs: Path | None
     token: str | None = field(repr=False)
+    operators: Mapping[str, str] = field(default_factory=dict, repr=False)
+    operator_token: str | None = field(default=None, repr=False)
+    alert_webhook: str | None = field(default=None, repr=False)
+    approvals: Path | None = None
 
     @property
     def landing(self) -> Path:
@@ -45,6 +50,7 @@ class Settings:
         env = os.environ if env is None else env
         home = Path(_text(env, "MLCICD_HOME", "data")).expanduser().resolve()
         defs = _text(env, "MLCICD_DEFS", "")
+        approvals = _text(env, "MLCICD_APPROVALS", "")
         return Settings(
             home=home,
             lake=_text(env, "MLCICD_LAKE", str(home / "lake")).rstrip("/"),
@@ -55,6 +61,10 @@ class Settings:
             endpoints=_endpoints(env),
             defs=_folder("MLCICD_DEFS", defs) if defs else None,
             token=_text(env, "MLCICD_TOKEN", "") or None,
+            operators=_operators(_text(env, "MLCICD_OPERATORS", "")),
+            operator_token=_text(env, "MLCICD_OPERATOR_TOKEN", "") or None,
+            alert_webhook=_webhook(_text(env, "MLCICD_ALERT_WEBHOOK", "")),
+            approvals=_folder("MLCICD_APPROVALS", approvals) if approvals else None,
         )
 
 
@@ -85,6 +95,26 @@ def _endpoints(env: Mapping[str, str]) -> tuple[str, ...]:
     if not urls:
         raise SettingsError("MLCICD_ENDPOINTS names no server: give http://host:port")
     return urls
+
+
+def _operators(text: str) -> dict[str, str]:
+    """Parse `name:sha256-of-the-token,...`: who may change what is live."""
+    found: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, digest = part.partition(":")
+        if not re.fullmatch(r"[\w.@-]+", name) or not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise SettingsError(
+                "MLCICD_OPERATORS must be name:SHA256,name:SHA256 with the sha256 of each "
+                "operator's token in lower-case hex"
+            )
+        found[name] = digest
+    return found
+
+
+def _webhook(url: str) -> str | None:
+    if url and urlsplit(url).scheme not in {"http", "https"}:
+        raise SettingsError("MLCICD_ALERT_WEBHOOK must be an http(s) address")
+    return url or None
 
 
 def _folder(name: str, value: str) -> Path:

@@ -11,6 +11,7 @@ MlcicdError
 │   ├── UnsupportedModel     no plain-array form exists for this estimator
 │   └── DigestMismatch       a bundle's files are not what its digest says
 ├── GateBlocked              a required verdict is missing, failed or made for something else
+├── NotAllowed               the caller is no operator
 ├── LedgerError              the ledger cannot be read, or its chain is broken
 │   └── LedgerMoved          someone else wrote first; read again, decide again
 ├── ReleaseError             a release could not be carried out
@@ -63,6 +64,10 @@ class DigestMismatch(BundleError):
 
 class GateBlocked(MlcicdError):
     """A required verdict is missing, failed or made for something else."""
+
+
+class NotAllowed(MlcicdError):
+    """The caller is no operator."""
 
 
 class LedgerError(MlcicdError):

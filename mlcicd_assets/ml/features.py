@@ -1,5 +1,6 @@
 """Model inputs from raw events: raw columns, calendar parts, windows of an entity's past days."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,11 @@ LAST_NIGHT_HOUR = 6
 
 
 def check_features(spec: PipelineSpec) -> None:
-    """Check that every feature can be computed from the columns of the contract.
+    """Check that features and gates can be computed from the columns of the contract.
 
     Raises:
-        SpecError: two features share a name or take a reserved one, or a column has a type
-            that its feature cannot use.
+        SpecError: two features share a name or take a reserved one, or a column is missing or
+            has a type that its feature or gate cannot use.
     """
     types = {name: rule.type for name, rule in spec.contract.columns.items()}
     names = [column.name for column in feature_columns(spec)]
@@ -32,6 +33,7 @@ def check_features(spec: PipelineSpec) -> None:
             faults.append(f"'{windows.of}' is a {types[windows.of]}: only numbers have a mean")
         if spec.contract.columns[windows.entity].nullable:
             faults.append(f"'{windows.entity}' is nullable: windows need to know whose they are")
+    faults += _gate_faults(spec, types)
     if faults:
         raise SpecError(f"features of '{spec.name}': {'; '.join(faults)}. Correct defs.yaml")
 
@@ -41,7 +43,7 @@ def compute_features(
 ) -> "pl.DataFrame":
     """Return one row for every event, sorted by (time, key).
 
-    Columns: key, time, the entities that split and evaluation need, the model inputs as in
+    Columns: key, time, what split, evaluation and gates need, the model inputs as in
     `feature_columns` (numbers Float64, categories String), `label` (Int8 0 / 1, null where
     unknown) and `label_known_at` (UTC microseconds, null if never). Nothing in a row depends on
     what happened, or became known, after its time. Events must have passed the contract, and
@@ -56,6 +58,7 @@ def compute_features(
     ranked = spec.evaluation.entity_precision
     entities = [spec.split.drop_known_positive, ranked.entity if ranked else None]
     kept = [*spec.key, spec.time.column, *[name for name in entities if name is not None]]
+    kept += spec.gates.columns()
     columns = {name: pl.col(name) for name in kept}
     for name in spec.features.columns:
         is_text = spec.contract.columns[name].type == "string"
@@ -84,6 +87,27 @@ def as_of(events: "pl.LazyFrame", labels: "pl.LazyFrame | None", spec: PipelineS
         what = "events" if labels is None else "labels"
         raise NotEnoughData(f"'{spec.name}' has no {what} yet: land some first")
     return moment.astimezone(UTC)
+
+
+def _gate_faults(spec: PipelineSpec, types: Mapping[str, str]) -> list[str]:
+    """What gates ask for that neither the contract nor the features have."""
+    gates, contract = spec.gates, spec.contract.columns
+    faults = [f"gates name '{n}', which is no column" for n in gates.columns() if n not in types]
+    faults += [
+        f"'{name}' is no cost: it must be a number, and not nullable"
+        for name in (gates.costs.columns() if gates.costs else ())
+        if types.get(name) not in {"integer", "number"} or contract[name].nullable
+    ]
+    if gates.champion.metric == "saving" and gates.costs is None:
+        faults.append("gates.champion.metric 'saving' needs gates.costs")
+    types_of = {"number": (float, type(None)), "category": (str, type(None))}
+    kinds = {column.name: types_of[column.kind] for column in feature_columns(spec)}
+    told = [(case.name, *cell) for case in gates.golden_set for cell in case.row.items()]
+    return faults + [
+        f"golden case '{case}': '{name}' is no feature of that type"
+        for case, name, value in told
+        if not isinstance(value, kinds.get(name, ()))
+    ]
 
 
 def _with_labels(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-MetricName = Literal["average_precision", "roc_auc"]
+MetricName = Literal["average_precision", "roc_auc", "saving"]
 Array = npt.NDArray[Any]
 
 NAN = float("nan")
@@ -45,7 +45,19 @@ class Comparison:
         )
 
 
-_JUDGED = ("roc_auc", "average_precision", "brier", "log_loss", "precision", "recall", "alert_rate")
+@dataclass(frozen=True)
+class CalibrationBin:
+    """About a tenth of the rows, of neighbouring scores."""
+
+    mean_score: float
+    positive_share: float
+    rows: int
+
+
+_JUDGED = (
+    *("roc_auc", "average_precision", "brier", "log_loss", "ece"),
+    *("precision", "recall", "alert_rate"),
+)
 
 
 def classification_metrics(labels: Array, scores: Array, *, threshold: float) -> dict[str, float]:
@@ -64,6 +76,7 @@ def classification_metrics(labels: Array, scores: Array, *, threshold: float) ->
         metrics.average_precision_score(truth, scores),
         metrics.brier_score_loss(truth, scores),
         metrics.log_loss(truth, scores),
+        calibration_error(calibration_curve(labels, scores)),
         truth[alerts].mean() if alerts.any() else NAN,
         alerts[truth].mean(),
         alerts.mean(),
@@ -71,15 +84,47 @@ def classification_metrics(labels: Array, scores: Array, *, threshold: float) ->
     return dict(zip(_JUDGED, map(float, values), strict=True)) | counts
 
 
+def calibration_curve(labels: Array, scores: Array) -> tuple[CalibrationBin, ...]:
+    """Return ten bins of equal mass by score, fewer if tied; none where undefined."""
+    if not _can_be_judged(labels, scores):
+        return ()
+    place = np.searchsorted(np.quantile(scores, np.arange(1, 10) / 10), scores)
+    bins = [place == number for number in np.unique(place)]
+    return tuple(
+        CalibrationBin(float(scores[i].mean()), float(labels[i].mean()), int(i.sum())) for i in bins
+    )
+
+
+def calibration_error(curve: tuple[CalibrationBin, ...]) -> float:
+    """Return the mean distance of score and share of positives over the rows (ECE)."""
+    off = sum(one.rows * abs(one.mean_score - one.positive_share) for one in curve)
+    return off / sum(one.rows for one in curve) if curve else NAN
+
+
+def rank_auc(labels: Array, values: Array) -> float:
+    """Return the ROC AUC of any values, infinite ones too, from their ranks (Mann-Whitney)."""
+    import polars as pl
+
+    positive = labels == 1
+    count, others = int(positive.sum()), int((~positive).sum())
+    if not count or not others or np.isnan(values).any():
+        return NAN
+    ranks = pl.Series(values).rank("average").to_numpy()
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * others))
+
+
 def metric_intervals(
     labels: Array, scores: Array, *, resamples: int, seed: int
 ) -> dict[str, tuple[float, float]]:
     """Return 95 % percentile intervals of both ranking metrics by the Poisson bootstrap."""
-    intervals: dict[str, tuple[float, float]] = {}
-    for name, values in _bootstrap(labels, scores, resamples, seed).items():
-        low, high = np.quantile(values[1:], (0.025, 0.975))
-        intervals[name] = (float(low), float(high))
-    return intervals
+    resampled = _bootstrap(labels, scores, resamples, seed)
+    return {name: interval_95(values) for name, values in resampled.items()}
+
+
+def interval_95(values: Array) -> tuple[float, float]:
+    """Return the percentile interval of what a metric is by itself, then under each resample."""
+    low, high = np.quantile(values[1:], (0.025, 0.975))
+    return float(low), float(high)
 
 
 def compare_paired(
@@ -98,6 +143,11 @@ def compare_paired(
     """
     ours = _bootstrap(labels, candidate, resamples, seed)[metric]
     theirs = _bootstrap(labels, champion, resamples, seed)[metric]
+    return compare_resampled(metric, labels, ours, theirs)
+
+
+def compare_resampled(metric: MetricName, labels: Array, ours: Array, theirs: Array) -> Comparison:
+    """Compare what a metric is by itself, then under each resample, with equal weights."""
     differences = ours - theirs
     lower, upper = np.quantile(differences[1:], (0.05, 0.95))
     return Comparison(
@@ -138,20 +188,24 @@ def entity_precision(
     return float(np.mean(shares))
 
 
-def _bootstrap(labels: Array, scores: Array, resamples: int, seed: int) -> dict[MetricName, Array]:
-    """Each ranking metric on the rows as they are, then under each Poisson resample.
+def weightings(rows: int, resamples: int, seed: int) -> Iterable[Array]:
+    """Return weights of the rows as they are, then of each Poisson resample.
 
     Equal seeds give equal weights whatever the scores: this is what pairs two models.
     """
+    rng = np.random.default_rng(seed)
+    return chain([np.ones(rows)], (rng.poisson(1.0, rows) for _ in range(resamples)))
+
+
+def _bootstrap(labels: Array, scores: Array, resamples: int, seed: int) -> dict[MetricName, Array]:
+    """Each ranking metric on the rows as they are, then under each Poisson resample."""
     if not _can_be_judged(labels, scores):
         return {name: np.full(resamples + 1, NAN) for name in ("roc_auc", "average_precision")}
-    rng = np.random.default_rng(seed)
-    resampled = (rng.poisson(1.0, len(scores)) for _ in range(resamples))
-    return _weighted_metrics(labels, scores, chain([np.ones(len(scores))], resampled))
+    return _weighted_metrics(labels, scores, weightings(len(scores), resamples, seed))
 
 
 def _weighted_metrics(
-    labels: Array, scores: Array, weightings: Iterable[Array]
+    labels: Array, scores: Array, weighted: Iterable[Array]
 ) -> dict[MetricName, Array]:
     """Each ranking metric under each weighting (whole numbers) of the rows, ties as scikit-learn.
 
@@ -163,7 +217,7 @@ def _weighted_metrics(
     positive = labels[order] == 1
     auc: list[float] = []
     precision: list[float] = []
-    for weights in weightings:
+    for weights in weighted:
         ordered = weights[order]
         everything = np.append(0, np.cumsum(ordered)[ends])
         positives = np.append(0, np.cumsum(ordered * positive)[ends])

@@ -13,7 +13,7 @@ from mlcicd_assets.ml.values import Verdict
 class Decision:
     """What happens if every gate passes, and why, for people."""
 
-    outcome: Literal["released", "kept"]
+    outcome: Literal["released", "kept", "awaiting"]
     reason: str
 
 

@@ -4,13 +4,13 @@ import re
 from datetime import date
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-Column = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,62}$")]
+from mlcicd_assets.ml.frozen import Column, Frozen, Name
+from mlcicd_assets.ml.policy import Gates
+
 TablePath = Annotated[str, Field(min_length=1, max_length=500)]
 OnBreak = Literal["quarantine", "fail"]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 # What the plain-array scorer can reproduce exactly (ml/export.py); anything else is refused here.
 Estimator = Literal[
@@ -20,12 +20,6 @@ Estimator = Literal[
     "DecisionTreeClassifier",
     "LogisticRegression",
 ]
-
-
-class Frozen(BaseModel):
-    """Base of every part of a spec: immutable, and unknown fields are mistakes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Source(Frozen):
@@ -144,9 +138,12 @@ class Features(Frozen):
 
 
 class Split(Frozen):
-    """Time-ordered: training days, a gap of the label's maturity, then the holdout days."""
+    """Time-ordered: training rows, a gap of the label's maturity, then the holdout."""
 
-    holdout_days: int = Field(ge=1)
+    holdout_days: int | None = Field(default=None, ge=1)
+    holdout_share: float | None = Field(
+        default=None, gt=0, lt=1, description="Of the mature rows, ordered by (time, key)."
+    )
     train_days: int | None = Field(default=None, ge=1, description="Default: all before the gap.")
     holdout_from: date | None = Field(
         default=None, description="Fixed first holdout day; default: the last mature days."
@@ -156,12 +153,20 @@ class Split(Frozen):
         description="Drop holdout rows of an entity whose positive label was known by that day.",
     )
 
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.holdout_days is None) == (self.holdout_share is None):
+            raise ValueError("give exactly one of 'holdout_days' or 'holdout_share'")
+        if self.holdout_from is not None and self.holdout_days is None:
+            raise ValueError("'holdout_from' needs 'holdout_days': a share ends with the data")
+        return self
+
 
 class Training(Frozen):
     """The estimator and all that decides what it learns."""
 
     estimator: Estimator
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
     threads: int = Field(
         default=1, ge=1, description="More are faster on idle cores, and learn something else."
@@ -189,31 +194,9 @@ class Evaluation(Frozen):
     """Metrics beside the standard ones."""
 
     entity_precision: EntityPrecision | None = None
-
-
-class FeatureGate(Frozen):
-    """Sanity of the feature table."""
-
-    max_null_share: Share = 0.2
-    may_be_constant: tuple[str, ...] = ()
-
-
-class ChampionGate(Frozen):
-    """Paired comparison with the live model on the same holdout rows."""
-
-    metric: Literal["average_precision", "roc_auc"] = "average_precision"
-    margin: float = Field(default=0.02, ge=0, description="How much worse is beyond doubt worse.")
-    resamples: int = Field(default=200, ge=50, le=10_000)
-    min_positives: int = Field(default=20, ge=1)
-
-
-class Gates(Frozen):
-    """The policy: what every candidate must pass. Its digest binds each verdict."""
-
-    max_quarantined_share: Share = 0.01
-    features: FeatureGate = FeatureGate()
-    floors: dict[str, float] = Field(min_length=1, description="Metric name: lowest allowed value.")
-    champion: ChampionGate = ChampionGate()
+    random_split: bool = Field(
+        default=False, description="Also tell the ROC AUC that a split blind to time would claim."
+    )
 
 
 class PipelineSpec(Frozen):

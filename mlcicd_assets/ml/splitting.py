@@ -1,8 +1,10 @@
-"""The split in time: training days, a gap of the label's maturity, then the holdout days."""
+"""The split in time: training rows, a gap of the label's maturity, then the holdout."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from mlcicd_assets.ml.errors import NotEnoughData
 from mlcicd_assets.ml.features import KNOWN_AT, LABEL
@@ -18,8 +20,10 @@ DAY = timedelta(days=1)
 class Split:
     """Two disjoint frames with all columns of the features, `label` filled with 0 or 1.
 
-    Bounds are half open, UTC: training covers [train_from, train_until), the holdout
-    [holdout_from, holdout_until).
+    Bounds are half open, UTC: all training rows lie in [train_from, train_until), the holdout's
+    in [holdout_from, holdout_until). A share may cut between rows of one moment: that moment
+    then lies in both, so whoever asks what training cannot have seen (from `train_until` on)
+    leaves out too much rather than too little.
     """
 
     train: "pl.DataFrame"
@@ -31,7 +35,7 @@ class Split:
 
 
 def split_frame(features: "pl.DataFrame", spec: PipelineSpec, as_of: datetime) -> Split:
-    """Split the feature table (see `compute_features`) by UTC calendar days.
+    """Split the feature table (see `compute_features`) by UTC calendar days, or by a share.
 
     Training sees only labels known when the holdout begins, the holdout those known at `as_of`;
     the spec's `absent` rule decides about rows without one.
@@ -43,21 +47,71 @@ def split_frame(features: "pl.DataFrame", spec: PipelineSpec, as_of: datetime) -
 
     if features.is_empty():
         raise NotEnoughData(f"'{spec.name}' has no rows to split: land data first")
+    share = spec.split.holdout_share
+    cut = _by_days(features, spec, as_of) if share is None else _by_share(features, spec, as_of)
+    holdout = cut.holdout
+    if spec.split.drop_known_positive is not None:
+        seen = features.filter(pl.col(spec.time.column) >= cut.train_from)
+        holdout = _without_known(holdout, seen, entity=spec.split.drop_known_positive, spec=spec)
+    train, holdout = _labelled(cut.train, cut.holdout_from, spec), _labelled(holdout, as_of, spec)
+    _check(train, spec, what="training", start=cut.train_from, end=cut.train_until)
+    _check(holdout, spec, what="holdout", start=cut.holdout_from, end=cut.holdout_until)
+    return replace(cut, train=train, holdout=holdout)
+
+
+def random_split(split: Split, *, seed: int) -> Split:
+    """Deal the same rows to parts of the same sizes, blind to time: no honest estimate."""
+    import polars as pl
+
+    rows = pl.concat([split.train, split.holdout])
+    dealt, cut = np.random.default_rng(seed).permutation(rows.height), split.train.height
+    return replace(split, train=rows[dealt[:cut]], holdout=rows[dealt[cut:]])
+
+
+def _by_days(features: "pl.DataFrame", spec: PipelineSpec, as_of: datetime) -> Split:
+    import polars as pl
+
     moment = pl.col(spec.time.column)
     oldest, newest = features.select(moment.min(), moment.max().alias("newest")).row(0)
     holdout_from, holdout_until = _holdout_bounds(spec, as_of, newest=newest)
     train_until = holdout_from - timedelta(days=spec.label.matures_after_days)
-    days = spec.split.train_days
-    train_from = oldest.astimezone(UTC) if days is None else train_until - days * DAY
+    train_from = _train_from(spec, oldest, train_until)
     train = features.filter(moment >= train_from, moment < train_until)
     holdout = features.filter(moment >= holdout_from, moment < holdout_until)
-    if spec.split.drop_known_positive is not None:
-        seen = features.filter(moment >= train_from)
-        holdout = _without_known(holdout, seen, entity=spec.split.drop_known_positive, spec=spec)
-    train, holdout = _labelled(train, holdout_from, spec), _labelled(holdout, as_of, spec)
-    _check(train, spec, what="training", start=train_from, end=train_until)
-    _check(holdout, spec, what="holdout", start=holdout_from, end=holdout_until)
     return Split(train, holdout, train_from, train_until, holdout_from, holdout_until)
+
+
+def _by_share(features: "pl.DataFrame", spec: PipelineSpec, as_of: datetime) -> Split:
+    """Hold out the last share of the mature rows, ordered by (time, key)."""
+    import polars as pl
+
+    moment, gap = pl.col(spec.time.column), timedelta(days=spec.label.matures_after_days)
+    mature = features.filter(moment <= as_of - gap).sort(spec.time.column, *spec.key)
+    cut = round(mature.height * (1 - (spec.split.holdout_share or 0)))
+    holdout = mature.slice(cut)
+    holdout_from, newest = holdout.select(moment.min(), moment.max().alias("newest")).row(0)
+    train = mature.head(cut).filter(moment + gap <= pl.lit(holdout_from))
+    if train.is_empty():  # without a holdout it is, too
+        raise NotEnoughData(
+            f"'{spec.name}' has {mature.height} mature rows, too few to hold out a share: wait for "
+            "more, or change split in defs.yaml"
+        )
+    oldest, last = train.select(moment.min(), moment.max().alias("last")).row(0)
+    train_until = last.astimezone(UTC) + timedelta.resolution
+    train_from = _train_from(spec, oldest, train_until)
+    return Split(
+        train.filter(moment >= train_from),
+        holdout,
+        train_from,
+        train_until,
+        holdout_from.astimezone(UTC),
+        newest.astimezone(UTC) + timedelta.resolution,
+    )
+
+
+def _train_from(spec: PipelineSpec, oldest: datetime, train_until: datetime) -> datetime:
+    days = spec.split.train_days
+    return oldest.astimezone(UTC) if days is None else train_until - days * DAY
 
 
 def _holdout_bounds(
@@ -66,7 +120,7 @@ def _holdout_bounds(
     """Take complete mature days; none that begins after the newest event."""
     mature_until = as_of - timedelta(days=spec.label.matures_after_days)
     end_of_events = _day(newest) + DAY
-    length = spec.split.holdout_days * DAY
+    length = (spec.split.holdout_days or 0) * DAY
     if spec.split.holdout_from is not None:
         first = datetime.combine(spec.split.holdout_from, time(), UTC)
         # A row is mature up to and including that moment; microseconds are the resolution.

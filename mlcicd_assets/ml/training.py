@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlcicd_assets.ml.costs import RowCosts, row_costs
 from mlcicd_assets.ml.errors import NotEnoughData
 from mlcicd_assets.ml.estimator import make_pipeline, model_frame
+from mlcicd_assets.ml.features import LABEL
 from mlcicd_assets.ml.fingerprint import fingerprint
 from mlcicd_assets.ml.schema import FeatureColumn, feature_columns, feature_definitions
 from mlcicd_assets.ml.spec import PipelineSpec
@@ -33,17 +35,22 @@ class Fitted:
 def training_key(train: "pl.DataFrame", spec: PipelineSpec) -> str:
     """Return the sha256 that is equal exactly when the training would be the same.
 
-    Parts: content of the training frame, model inputs, feature definitions, training (seed and
-    threads included) and split sections, versions of python (major.minor), numpy, scipy and
-    scikit-learn. Neither the clock nor an environment variable is one of them.
+    Parts: content of the training frame without what only gates read, model inputs, feature
+    definitions, training (seed and threads included) and split sections, costs where they
+    choose the threshold, versions of python (major.minor), numpy, scipy and scikit-learn.
+    Neither the clock nor an environment variable is one of them.
     """
+    inputs, costs = feature_columns(spec), spec.gates.costs
+    names = [*spec.key, spec.time.column, *(column.name for column in inputs), LABEL]
+    names += costs.columns() if costs else []
     parts = {
-        "frame": fingerprint(train.lazy()),
+        "frame": fingerprint(train.lazy().select(list(dict.fromkeys(names)))),
         "model": spec.name,
-        "inputs": [asdict(column) for column in feature_columns(spec)],
+        "inputs": [asdict(column) for column in inputs],
         "definitions": feature_definitions(spec),
         "training": spec.training.model_dump(mode="json"),
         "split": spec.split.model_dump(mode="json"),
+        "costs": costs.model_dump(mode="json") if costs else None,
         "python": ".".join(platform.python_version_tuple()[:2]),
         "libraries": {name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
     }
@@ -55,6 +62,7 @@ def fit(train: "pl.DataFrame", spec: PipelineSpec) -> Fitted:
 
     The probe is the same pipeline fitted on the earlier rows and scored on the last
     `threshold_slice` of them, so neither training scores nor the holdout decide the threshold.
+    It is the cheapest where the policy has costs, else the one of the highest F1.
 
     Raises:
         NotEnoughData: one of the two parts lacks a class.
@@ -73,28 +81,45 @@ def fit(train: "pl.DataFrame", spec: PipelineSpec) -> Fitted:
             )
     probe = _fit(early, spec, columns)
     scores = probe.predict_proba(model_frame(late, columns))[:, 1]
-    threshold = best_f1_threshold(late["label"].to_numpy(), scores)
+    costs = spec.gates.costs
+    if costs is None:
+        threshold = best_f1_threshold(late["label"].to_numpy(), scores)
+    else:
+        threshold = best_cost_threshold(scores, row_costs(late, costs))
     pipeline = _fit(train, spec, columns)
     return Fitted(pipeline, threshold, time.process_time() - started)
 
 
 def best_f1_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Return the cut with the highest F1, midway between two neighbouring scores.
-
-    Midway, so that a difference in a score's last bit can never flip a decision.
+    """Return the cut with the highest F1.
 
     Args:
         labels: shape (n,), 0 or 1, both present.
         scores: shape (n,), probabilities.
     """
     order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
-    hits = np.cumsum(labels[order])
-    f1 = 2 * hits / (np.arange(1, len(ranked) + 1) + hits[-1])
-    is_last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
-    best = int(np.argmax(np.where(is_last_of_tie, f1, -1.0)))
-    below = ranked[best + 1] if best + 1 < len(ranked) else 0.0
-    return float((ranked[best] + below) / 2)
+    hits = np.append(0, np.cumsum(labels[order]))
+    return _best_cut(scores[order], 2 * hits / (np.arange(len(hits)) + hits[-1]))
+
+
+def best_cost_threshold(scores: np.ndarray, costs: RowCosts) -> float:
+    """Return the cheapest cut for `scores` of shape (n,); no alert at all is one, too."""
+    order = np.argsort(-scores, kind="stable")
+    dearer = np.append(0, np.cumsum((costs.alert - costs.silent)[order]))
+    return _best_cut(scores[order], -dearer)
+
+
+def _best_cut(ranked: np.ndarray, worth: np.ndarray) -> float:
+    """Return the threshold of as many alerts as are worth most, never within a tie.
+
+    Midway between two neighbouring scores, so that a difference in a score's last bit can never
+    flip a decision. `ranked` has shape (n,), descending, `worth` (n + 1,), for 0 to n alerts.
+    """
+    # Above every probability when even a score of 1 is no alert.
+    edges = np.concatenate([[1.0 if ranked[0] < 1 else 2.0], ranked, [0.0]])
+    is_cut = np.append(np.diff(edges)[:-1] != 0, True)
+    alerts = int(np.argmax(np.where(is_cut, worth, -np.inf)))
+    return float((edges[alerts] + edges[alerts + 1]) / 2)
 
 
 def _fit(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Outcome = Literal["released", "kept", "blocked"]
+Outcome = Literal["released", "kept", "blocked", "awaiting", "rolled_back"]
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ class ReportRef:
 
 @dataclass(frozen=True)
 class ReleaseRef:
-    """What is live after a run, and how the run ended."""
+    """What is live after a run (None: nothing), and how the run ended."""
 
     model: str
     outcome: Outcome
     reason: str
-    live_version: int
-    live_digest: str
+    live_version: int | None
+    live_digest: str | None
     endpoints: tuple[str, ...]
 
 

@@ -1,18 +1,36 @@
 """Asset `deployed_endpoint`: what is live, after the ledger was asked on every entry way."""
 
-import dagster as dg
+from typing import Any
 
+import dagster as dg
+from pydantic import Field
+
+from mlcicd_assets.io.card import card_path, changelog
+from mlcicd_assets.io.decisions import freeze_in_force, overrides_in_force
 from mlcicd_assets.io.delivery import Delivery
+from mlcicd_assets.io.interventions import approve
+from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.registry import CHAMPION, set_alias
 from mlcicd_assets.io.settings import Settings
-from mlcicd_assets.ml.gates import policy_digest
 from mlcicd_assets.ml.spec import PipelineSpec
-from mlcicd_assets.ml.values import ReportRef
+from mlcicd_assets.ml.values import ReleaseRef, ReportRef
 from mlcicd_assets.orchestration.wiring import asset_for, open_ledger
+
+NO_OVERRIDE = "no_override_in_force"
+
+
+class Approve(dg.Config):
+    """Approval from the Launchpad: shown as unauthenticated, since anyone can write a name."""
+
+    approve: bool = Field(default=False, description="Approve the version that awaits it.")
+    reason: str = Field(default="", description="Why; kept in the ledger.")
+    days: int = Field(default=7, description="How long the approval holds.")
 
 
 def deployed_endpoint(spec: PipelineSpec) -> dg.AssetsDefinition:
     """Build the asset."""
+    key = dg.AssetKey([spec.name, "deployed_endpoint"])
+    promise = "Every live verdict passed on its own: no gate is overridden by a person."
 
     @asset_for(
         spec,
@@ -21,27 +39,63 @@ def deployed_endpoint(spec: PipelineSpec) -> dg.AssetsDefinition:
         kinds={"python"},
         upstream="evaluation_report",
         code=[spec.name],
+        checks=[dg.AssetCheckSpec(NO_OVERRIDE, asset=key, description=promise)],
     )
-    def _deployed_endpoint(context: dg.AssetExecutionContext, upstream: ReportRef):
+    def _deployed_endpoint(context: dg.AssetExecutionContext, config: Approve, upstream: ReportRef):
         settings = Settings.from_env()
+        ledger = open_ledger(settings)
 
         def mark_champion(model: str, version: int) -> None:
             set_alias(settings, model, CHAMPION, version)
 
-        delivery = Delivery(settings, open_ledger(settings), context.run.run_id, mark_champion)
-        release = delivery.deliver(upstream, policy=policy_digest(spec.gates))
+        if config.approve:
+            approve(
+                settings,
+                ledger,
+                spec.name,
+                upstream.candidate.version,
+                reason=config.reason,
+                days=config.days,
+                how="Dagster Launchpad",
+            )
+        delivery = Delivery(settings, ledger, context.run.run_id, mark_champion)
+        release = delivery.deliver(upstream, gates=spec.gates)
         context.log.info(f"{release.outcome}: {release.reason}")
+        shown = release.live_digest or upstream.candidate.digest
+        card = card_path(settings.releases, spec.name, shown)
+        told = {"card": dg.MetadataValue.path(card), "changelog": changelog(card)}
         return dg.MaterializeResult(
             value=release,
-            data_version=dg.DataVersion(release.live_digest),
-            metadata={
-                "outcome": release.outcome,
-                "reason": release.reason,
-                "live_version": release.live_version,
-                "candidate_version": upstream.candidate.version,
-                "live_digest": release.live_digest,
-                "endpoint": dg.MetadataValue.url(f"{release.endpoints[0]}/v2/models/{spec.name}"),
-            },
+            data_version=dg.DataVersion(release.live_digest or "nothing live"),
+            check_results=[_no_override(ledger, spec)],
+            metadata=_metadata(ledger, spec, upstream, release) | told,
         )
 
     return _deployed_endpoint
+
+
+def _metadata(
+    ledger: Ledger, spec: PipelineSpec, report: ReportRef, release: ReleaseRef
+) -> dict[str, Any]:
+    frozen = freeze_in_force(ledger, spec.name)
+    return {
+        "outcome": release.outcome,
+        "reason": release.reason,
+        "live_version": release.live_version or "none",
+        "candidate_version": report.candidate.version,
+        "live_digest": release.live_digest or "none",
+        "frozen": f"until {frozen.body['until']}: {frozen.body['reason']}" if frozen else "no",
+        "endpoint": dg.MetadataValue.url(f"{release.endpoints[0]}/v2/models/{spec.name}"),
+    }
+
+
+def _no_override(ledger: Ledger, spec: PipelineSpec) -> dg.AssetCheckResult:
+    """Red while an override is in force; it blocks nothing, it is there to be seen."""
+    told = [
+        f"{gate} overridden by {entry.body['by']} until {entry.body['expires'][:16]}: "
+        f"{entry.body['reason']}"
+        for (gate, _), entry in overrides_in_force(ledger, spec.name, spec.gates).items()
+    ]
+    return dg.AssetCheckResult(
+        check_name=NO_OVERRIDE, passed=not told, description="; ".join(told) or "none in force"
+    )

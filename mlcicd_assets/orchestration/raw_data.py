@@ -4,17 +4,13 @@ from dataclasses import replace
 
 import dagster as dg
 
+from mlcicd_assets.io.booking import book_verdicts
 from mlcicd_assets.io.ingest import Ingested, ingest
 from mlcicd_assets.io.settings import Settings
-from mlcicd_assets.ml.gates import contract_gate
+from mlcicd_assets.ml.data_gates import CONTRACT, contract_gate
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.values import Verdict
-from mlcicd_assets.orchestration.wiring import (
-    asset_for,
-    book_verdicts,
-    check_results,
-    open_ledger,
-)
+from mlcicd_assets.orchestration.wiring import asset_for, check_results, open_ledger
 
 
 def raw_data(spec: PipelineSpec) -> dg.AssetsDefinition:
@@ -25,7 +21,7 @@ def raw_data(spec: PipelineSpec) -> dg.AssetsDefinition:
         "raw_data",
         description="Events and labels as pinned versions of Delta tables.",
         kinds={"deltalake"},
-        gates=["contract"],
+        gates=[CONTRACT],
         code=[spec.source, spec.label, spec.contract, spec.time],
     )
     def _raw_data(context: dg.AssetExecutionContext):
@@ -33,14 +29,22 @@ def raw_data(spec: PipelineSpec) -> dg.AssetsDefinition:
         ledger = open_ledger(settings)
         taken = ingest(settings, ledger, spec, run_id=context.run.run_id)
         verdict = _summary(taken, spec)
-        book_verdicts(ledger, None, [verdict], run_id=context.run.run_id, model=spec.name)
+        overridden = book_verdicts(
+            settings,
+            ledger,
+            [verdict],
+            raw=None,
+            model=spec.name,
+            gates=spec.gates,
+            run_id=context.run.run_id,
+        )
         events, labels = taken.raw.events, taken.raw.labels
         return dg.MaterializeResult(
             value=taken.raw,
             data_version=dg.DataVersion(
                 f"{events.fingerprint}/{labels.fingerprint if labels else '-'}"
             ),
-            check_results=check_results(context, [verdict]),
+            check_results=check_results(context, [verdict], overridden),
             metadata={
                 "dagster/row_count": events.rows,
                 "table": str(events),

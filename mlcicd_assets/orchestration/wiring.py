@@ -2,15 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import dagster as dg
 
 from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.ml.gate import Gate
+from mlcicd_assets.ml.gates import GATES
 from mlcicd_assets.ml.spec import PipelineSpec
-from mlcicd_assets.ml.values import ModelVersionRef, RawData, Verdict
+from mlcicd_assets.ml.values import Verdict
 from mlcicd_assets.orchestration.json_values import JSON_VALUES_KEY
 
 Asset = Callable[[Callable[..., Any]], dg.AssetsDefinition]
@@ -23,9 +25,10 @@ def asset_for(
     description: str,
     kinds: set[str],
     upstream: str | None = None,
-    gates: Sequence[str] = (),
+    gates: Sequence[Gate] = (),
     code: Sequence[object] = (),
     resource: str | None = None,
+    checks: Sequence[dg.AssetCheckSpec] = (),
 ) -> Asset:
     """Return the `@dg.asset` decorator of one of a model's assets.
 
@@ -41,10 +44,11 @@ def asset_for(
         gates: each becomes a blocking check of the asset.
         code: parts of the spec that decide what the asset makes; hashed into its code version.
         resource: key of a resource that it uses.
+        checks: further checks, which block nothing.
     """
     key = dg.AssetKey([spec.name, name])
-    checks = [
-        dg.AssetCheckSpec(gate, asset=key, blocking=True, description=GATE_DESCRIPTIONS[gate])
+    blocking = [
+        dg.AssetCheckSpec(gate.name, asset=key, blocking=True, description=gate.promise)
         for gate in gates
     ]
     return dg.asset(
@@ -54,20 +58,11 @@ def asset_for(
         kinds=kinds,
         owners=list(spec.owners),
         ins={"upstream": dg.AssetIn(key=[spec.name, upstream])} if upstream else None,
-        check_specs=checks,
+        check_specs=[*blocking, *checks],
         code_version=digest(*code),
         io_manager_key=JSON_VALUES_KEY,
         required_resource_keys={resource} if resource else None,
     )
-
-
-GATE_DESCRIPTIONS = {
-    "contract": "The data meets its contract; what was quarantined stays below the allowed share.",
-    "feature_sanity": "No feature is constant or has too many nulls.",
-    "metric_floors": "Every metric with a floor reaches it on the holdout.",
-    "not_worse_than_champion": "Not worse than the live model on the same holdout rows (paired).",
-    "scorer_parity": "The served scorer equals scikit-learn on every holdout row.",
-}
 
 
 def digest(*parts: object) -> str:
@@ -82,46 +77,23 @@ def open_ledger(settings: Settings) -> Ledger:
     return Ledger(settings.ledger_url)
 
 
-def book_verdicts(
-    ledger: Ledger,
-    raw: RawData | None,
-    verdicts: Sequence[Verdict],
-    *,
-    run_id: str,
-    model: ModelVersionRef | str,
-) -> None:
-    """Write verdicts to the ledger; a failed one also books the outcome *blocked* there and then.
-
-    The endpoint never runs after a failed gate, so nobody else would book it. `raw` is None when
-    the tables themselves were not judged: their rows then still wait for an outcome.
-    """
-    ref = model if isinstance(model, ModelVersionRef) else None
-    name = ref.model if ref else str(model)
-    for verdict in verdicts:
-        ledger.record_verdict(name, verdict, run_id=run_id)
-    failed = [str(verdict) for verdict in verdicts if not verdict.passed]
-    if failed:
-        ledger.record_outcome(
-            name,
-            "blocked",
-            version=ref.version if ref else None,
-            digest=ref.digest if ref else None,
-            reason="; ".join(failed),
-            data=raw.versions() if raw else {},
-            run_id=run_id,
-        )
-
-
 def check_results(
-    context: dg.AssetExecutionContext, verdicts: Sequence[Verdict]
+    context: dg.AssetExecutionContext,
+    verdicts: Sequence[Verdict],
+    overridden: Collection[tuple[str, str]] = (),
 ) -> list[dg.AssetCheckResult]:
-    """Show verdicts as check results; they stop the run early, the ledger protects production."""
+    """Show verdicts as check results; they stop the run early, the ledger protects production.
+
+    A failed verdict that a person has overridden stays failed, and does not stop the run.
+    """
+    error, warn = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
     for verdict in verdicts:
         (context.log.info if verdict.passed else context.log.error)(str(verdict))
     return [
         dg.AssetCheckResult(
             check_name=verdict.gate,
             passed=verdict.passed,
+            severity=warn if (verdict.gate, verdict.subject) in overridden else error,
             description=str(verdict),
             metadata={
                 "observed": verdict.observed,
@@ -130,6 +102,7 @@ def check_results(
                 "subject": verdict.subject,
                 "policy": verdict.policy,
                 "detail": verdict.detail or "-",
+                "remedy": GATES[verdict.gate].remedy,
             },
         )
         for verdict in verdicts

@@ -14,7 +14,13 @@ import pytest
 from mlcicd_assets import definitions
 from mlcicd_assets.io.endpoint import model_status
 from mlcicd_assets.ml.errors import SpecError
-from mlcicd_assets.orchestration import evaluation_report, wiring
+from mlcicd_assets.orchestration import (
+    deployed_endpoint,
+    evaluation_report,
+    raw_data,
+    validated_features,
+    wiring,
+)
 from mlcicd_assets.orchestration.pipeline import build_pipeline
 from mlcicd_assets_tests.components.test_model_pipeline import plant
 from mlcicd_assets_tests.small_model import MODEL, deliver_days, outcomes, small_spec
@@ -66,6 +72,26 @@ def lying_check(patch: pytest.MonkeyPatch, changes: dict) -> dg.ExecuteInProcess
     return run_whole_job(changes)
 
 
+def silent_check(patch: pytest.MonkeyPatch, changes: dict) -> dg.ExecuteInProcessResult:
+    """The gates are no checks at all any more, as when a check yields nothing."""
+    honest = dg.asset
+
+    def without(**options: object) -> object:
+        return honest(**{**options, "check_specs": None})
+
+    patch.setattr(wiring.dg, "asset", without)
+    for module in (raw_data, validated_features, evaluation_report):
+        patch.setattr(module, "check_results", lambda *_: [])
+    patch.setattr(deployed_endpoint, "_no_override", lambda *_: None)
+    honest_result = dg.MaterializeResult
+    patch.setattr(
+        deployed_endpoint.dg,
+        "MaterializeResult",
+        lambda **fields: honest_result(**{**fields, "check_results": []}),
+    )
+    return run_whole_job(changes)
+
+
 def eager_automation(patch: pytest.MonkeyPatch, changes: dict) -> dg.ExecuteInProcessResult:
     """The run fails at its gate; automation then sees a new report and asks for the endpoint."""
     honest = dg.asset
@@ -91,7 +117,7 @@ def eager_automation(patch: pytest.MonkeyPatch, changes: dict) -> dg.ExecuteInPr
         )
 
 
-WAYS: list[Way] = [non_blocking, warn_only, lying_check, eager_automation]
+WAYS: list[Way] = [non_blocking, warn_only, lying_check, silent_check, eager_automation]
 
 
 # Dagster's own automation tester uses a beta parameter.

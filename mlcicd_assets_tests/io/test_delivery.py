@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlcicd_assets.io import delivery
+from mlcicd_assets.io import carrier, smoke
 from mlcicd_assets.io.bundle import Bundle
 from mlcicd_assets.io.delivery import Delivery
 from mlcicd_assets.io.endpoint import model_status
 from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.releases import Pointer, read_pointer, swap_pointer
+from mlcicd_assets.io.rollback import rollback
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.errors import (
     EndpointUnreachable,
@@ -20,7 +21,10 @@ from mlcicd_assets.ml.errors import (
     ReleaseError,
     SmokeTestFailed,
 )
-from mlcicd_assets.ml.gates import GATE_VERSIONS, MODEL_GATES, NOT_WORSE
+from mlcicd_assets.ml.gate import policy_digest
+from mlcicd_assets.ml.gates import data_gates, model_gates
+from mlcicd_assets.ml.model_gates import NOT_WORSE
+from mlcicd_assets.ml.policy import Gates
 from mlcicd_assets.ml.values import (
     FeatureSet,
     ModelVersionRef,
@@ -32,7 +36,9 @@ from mlcicd_assets.ml.values import (
 from mlcicd_assets_tests.io.tiny import MODEL
 from mlcicd_assets_tests.io.tiny import bundle as tiny_bundle
 
-POLICY = "p" * 64
+GATES = Gates(floors={"roc_auc": 0.5})
+POLICY = policy_digest(GATES)
+REQUIRED = sorted(gate.name for gate in (*data_gates(GATES), *model_gates(GATES)))
 TABLE = TableVersion("/lake/raw", "id", 3, "v1:1:2:3", 10)
 
 
@@ -46,12 +52,14 @@ def report(bundle: Bundle, version: int, champion: Bundle | None = None) -> Repo
     return ReportRef(ref, champion.digest if champion else None, POLICY, {})
 
 
-def pass_every_gate(ledger: Ledger, made: ReportRef, *, leave_out: str = "") -> None:
-    for gate, gate_version in GATE_VERSIONS.items():
-        if gate == leave_out:
+def pass_every_gate(
+    ledger: Ledger, made: ReportRef, *, leave_out: str = "", gates: Gates = GATES
+) -> None:
+    for gate in (*data_gates(gates), *model_gates(gates)):
+        if gate.name == leave_out:
             continue
-        is_model = gate in MODEL_GATES
-        context = {"champion_digest": made.champion_digest} if gate == NOT_WORSE else {}
+        is_model = gate in model_gates(gates)
+        context = {"champion_digest": made.champion_digest} if gate is NOT_WORSE else {}
         if context.get("champion_digest"):
             context |= {
                 "metric": "average_precision",
@@ -64,10 +72,10 @@ def pass_every_gate(ledger: Ledger, made: ReportRef, *, leave_out: str = "") -> 
                 "positives": 50,
             }
         verdict = Verdict(
-            gate=gate,
-            gate_version=gate_version,
+            gate=gate.name,
+            gate_version=gate.version,
             subject=made.candidate.digest if is_model else TABLE.fingerprint,
-            policy=POLICY,
+            policy=policy_digest(gates),
             passed=True,
             observed="1",
             threshold="1",
@@ -89,12 +97,17 @@ class Scene:
     def bundle(self, seed: int) -> Bundle:
         return tiny_bundle(self.settings.releases, float(seed))
 
-    def deliver(self, made: ReportRef, mark: Callable[[str, int], None] | None = None) -> str:
+    def deliver(
+        self,
+        made: ReportRef,
+        mark: Callable[[str, int], None] | None = None,
+        gates: Gates = GATES,
+    ) -> str:
         def remember(_: str, version: int) -> None:
             self.aliases.append(version)
 
         carrier = Delivery(self.settings, self.ledger, "run", mark or remember)
-        return carrier.deliver(made, policy=POLICY).outcome
+        return carrier.deliver(made, gates=gates).outcome
 
     def released(self, seed: int, version: int, champion: Bundle | None = None) -> Bundle:
         bundle = self.bundle(seed)
@@ -129,7 +142,7 @@ def test_released_then_kept_then_a_better_one_released(scene: Scene) -> None:
     assert (pointer.ledger_seq, pointer.ledger_hash) == (intent.seq, intent.hash)
 
 
-@pytest.mark.parametrize("gate", sorted(GATE_VERSIONS))
+@pytest.mark.parametrize("gate", REQUIRED)
 def test_one_missing_verdict_is_enough_to_refuse(gate: str, scene: Scene) -> None:
     bundle = scene.bundle(1)
     made = report(bundle, 1)
@@ -150,7 +163,7 @@ def test_a_comparison_with_another_champion_does_not_count(scene: Scene) -> None
     assert scene.served() == 2
 
 
-@pytest.mark.parametrize("step", ["write_release_note", "_point_at", "_smoke_test", "alias"])
+@pytest.mark.parametrize("step", ["write_release_note", "_point_at", "smoke_test", "alias"])
 def test_a_crash_after_the_intent_is_finished_by_the_next_run(
     step: str, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,8 +175,8 @@ def test_a_crash_after_the_intent_is_finished_by_the_next_run(
         raise Crash
 
     with monkeypatch.context() as patch:
-        if step == "write_release_note":
-            patch.setattr(delivery, step, crash)
+        if step in {"write_release_note", "smoke_test"}:
+            patch.setattr(carrier, step, crash)
         elif step != "alias":
             patch.setattr(Delivery, step, crash)
         with pytest.raises(Crash):
@@ -183,14 +196,14 @@ def test_a_failed_smoke_test_sets_the_pointer_back(
     second = report(scene.bundle(2), 2, champion=first)
     pass_every_gate(scene.ledger, second)
     monkeypatch.setattr(
-        delivery, "score_rows", lambda *_, **__: np.full(len(first.golden_scores), 0.5)
+        smoke, "score_rows", lambda *_, **__: np.full(len(first.golden_scores), 0.5)
     )
     with pytest.raises(SmokeTestFailed, match="differ from offline"):
         scene.deliver(second)
     pointer = read_pointer(scene.settings.releases, MODEL)
     assert pointer is not None
     assert pointer.digest == first.digest
-    delivery.wait_until_live(scene.url, MODEL, first.digest, token=None)
+    carrier.wait_until_live(scene.url, MODEL, first.digest, token=None)
     assert scene.outcomes() == ["released", "blocked"]
     assert scene.aliases == [1]
 
@@ -200,7 +213,7 @@ def test_a_first_release_that_fails_leaves_nothing_live(
 ) -> None:
     made = report(scene.bundle(1), 1)
     pass_every_gate(scene.ledger, made)
-    monkeypatch.setattr(delivery, "score_rows", lambda *_, **__: np.array([np.nan]))
+    monkeypatch.setattr(smoke, "score_rows", lambda *_, **__: np.array([np.nan]))
     with pytest.raises(SmokeTestFailed):
         scene.deliver(made)
     assert read_pointer(scene.settings.releases, MODEL) is None
@@ -210,7 +223,7 @@ def test_a_first_release_that_fails_leaves_nothing_live(
 def test_a_pointer_moved_by_hand_is_left_alone_and_named(scene: Scene) -> None:
     first = scene.released(1, 1)
     other = scene.bundle(9)
-    by_hand = Pointer(MODEL, 9, other.digest, 1, "0" * 64, None, None)
+    by_hand = Pointer(MODEL, 9, other.digest, scene.ledger.head().seq, "0" * 64, None, None)
     swap_pointer(scene.settings.releases, by_hand, expected_digest=first.digest)
     with pytest.raises(PointerMoved, match="moved by hand"):
         scene.deliver(report(first, 1))
@@ -237,17 +250,54 @@ def test_a_release_that_an_overlapping_run_finishes_too_is_booked_once(
 ) -> None:
     made = report(scene.bundle(1), 1)
     pass_every_gate(scene.ledger, made)
-    honest = Delivery._smoke_test
+    honest = carrier.smoke_test
 
-    def overlapped(self: Delivery, *words: object) -> None:
-        monkeypatch.setattr(Delivery, "_smoke_test", honest)
+    def overlapped(*_: object) -> None:
+        monkeypatch.setattr(carrier, "smoke_test", honest)
         other = Delivery(scene.settings, scene.ledger, "other run", lambda *_: None)
-        other.finish_interrupted(MODEL)
+        other.settled_head(MODEL)
         raise ReleaseError("the slower one fails, after the other has succeeded")
 
-    monkeypatch.setattr(Delivery, "_smoke_test", overlapped)
+    monkeypatch.setattr(carrier, "smoke_test", overlapped)
     with pytest.raises(ReleaseError, match="slower"):
         scene.deliver(made)
     assert scene.outcomes() == ["released"]
     assert scene.served() == 1
     assert read_pointer(scene.settings.releases, MODEL) is not None
+
+
+def test_no_release_is_begun_while_another_is_open(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = scene.released(1, 1)
+    one, rival = (report(scene.bundle(n), n, champion=first) for n in (2, 3))
+    for made in (one, rival):
+        pass_every_gate(scene.ledger, made)
+
+    def crash(*_: object, **__: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(carrier, "write_release_note", crash)
+        with pytest.raises(Crash):
+            scene.deliver(one)
+    # The rival has looked for unfinished releases before the other's intent was written.
+    late = Delivery(scene.settings, scene.ledger, "late", lambda *_: None)
+    with pytest.raises(GateBlocked, match="champion"):
+        late._decide_once(rival, GATES)
+    assert scene.outcomes() == ["released", "released", "blocked"]
+    assert scene.served() == 2
+
+
+def test_a_run_that_was_late_does_not_undo_a_rollback(scene: Scene) -> None:
+    first = scene.released(1, 1)
+    second = scene.released(2, 2, champion=first)
+    stalled = read_pointer(scene.settings.releases, MODEL)
+    rollback(
+        scene.settings, scene.ledger, MODEL, to=None, reason="bad", mark_champion=lambda *_: None
+    )
+    assert stalled is not None
+    with pytest.raises(PointerMoved, match="later than"):
+        swap_pointer(scene.settings.releases, stalled, expected_digest=first.digest)
+    assert second.digest == stalled.digest
+    assert scene.served() == 1

@@ -65,6 +65,7 @@ def test_standard_metrics_equal_scikit_learn(rows, threshold):
         "average_precision": sk.average_precision_score(labels, scores),
         "brier": sk.brier_score_loss(labels, scores),
         "log_loss": sk.log_loss(labels, scores),
+        "ece": metrics.calibration_error(metrics.calibration_curve(labels, scores)),
         "precision": sk.precision_score(labels, alerts, zero_division=np.nan),
         "recall": sk.recall_score(labels, alerts),
         "alert_rate": alerts.mean(),
@@ -80,10 +81,11 @@ def test_what_cannot_be_judged_is_nan(case):
     labels, scores = (np.array(part, dtype=float) for part in CANNOT_BE_JUDGED[case])
     got = metrics.classification_metrics(labels, scores, threshold=0.5)
     assert {name for name, value in got.items() if not math.isnan(value)} == {"rows", "positives"}
-    assert len(got) == 9
+    assert len(got) == 10
     assert (got["rows"], got["positives"]) == (len(labels), np.sum(labels == 1))
     intervals = metrics.metric_intervals(labels, scores, resamples=50, seed=0)
     assert np.isnan([bound for pair in intervals.values() for bound in pair]).all()
+    assert metrics.calibration_curve(labels, scores) == ()
     ones = np.ones(len(labels))
     assert math.isnan(metrics.entity_precision(ones, ones, labels, scores, k=1))
 
@@ -185,3 +187,40 @@ def test_entity_precision_takes_names_and_breaks_ties_whatever_the_row_order():
     for order in ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [3, 5, 0, 4, 2, 1]):
         parts = (part[order] for part in (days, entities, labels, scores))
         assert metrics.entity_precision(*parts, k=1) == 0.5
+
+
+def test_calibration_is_judged_in_ten_bins_of_equal_mass():
+    labels, scores = sample(2_000)
+    curve = metrics.calibration_curve(labels, scores)
+    assert [one.rows for one in curve] == [200] * 10
+    parts = np.array_split(np.argsort(scores), 10)
+    assert [one.mean_score for one in curve] == pytest.approx([scores[p].mean() for p in parts])
+    assert [one.positive_share for one in curve] == pytest.approx([labels[p].mean() for p in parts])
+    off = np.mean([abs(scores[part].mean() - labels[part].mean()) for part in parts])
+    assert metrics.calibration_error(curve) == pytest.approx(off)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_tied_scores_share_a_bin_whatever_the_order_of_the_rows(reverse):
+    labels, scores = np.array([0, 1] * 50 + [1] * 10), np.array([0.25] * 100 + [1.0] * 10)
+    order = slice(None, None, -1 if reverse else 1)
+    curve = metrics.calibration_curve(labels[order], scores[order])
+    bins = [(one.mean_score, one.positive_share, one.rows) for one in curve]
+    assert bins == [(0.25, 0.5, 100), (1.0, 1.0, 10)]
+    assert metrics.calibration_error(curve) == pytest.approx(0.25 * 100 / 110)
+
+
+@settings(max_examples=100, deadline=None)
+@given(judged_rows())
+def test_an_auc_by_ranks_equals_scikit_learns(rows):
+    labels, scores, _ = rows
+    assert metrics.rank_auc(labels, scores) == pytest.approx(sk.roc_auc_score(labels, scores))
+    ends = np.where(scores == scores.min(), -math.inf, scores)
+    assert metrics.rank_auc(labels, ends) == metrics.rank_auc(labels, scores)
+
+
+@pytest.mark.parametrize(
+    ("labels", "values"), [([], []), ([1, 1], [1, 2]), ([0, 0], [1, 2]), ([0, 1], [1, NAN])]
+)
+def test_an_auc_by_ranks_of_what_cannot_be_judged_is_nan(labels, values):
+    assert math.isnan(metrics.rank_auc(np.array(labels), np.array(values, dtype=float)))

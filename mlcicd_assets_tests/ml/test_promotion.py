@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from mlcicd_assets.ml.gates import champion_gate
 from mlcicd_assets.ml.metrics import Comparison
+from mlcicd_assets.ml.model_gates import champion_gate
 from mlcicd_assets.ml.promotion import Decision, comparison_of, decide
 from mlcicd_assets.ml.spec import Gates
 

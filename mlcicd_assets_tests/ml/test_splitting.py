@@ -1,4 +1,4 @@
-"""The split by days, and the published counts of the Fraud Detection Handbook."""
+"""The split by days or by share, and the published counts of the Fraud Detection Handbook."""
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -7,17 +7,19 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from mlcicd_assets.ml.errors import NotEnoughData
 from mlcicd_assets.ml.features import as_of, compute_features
 from mlcicd_assets.ml.spec import PipelineSpec
-from mlcicd_assets.ml.splitting import split_frame
+from mlcicd_assets.ml.splitting import random_split, split_frame
 from mlcicd_assets_tests.conftest import ROOT
 from mlcicd_assets_tests.ml.specs import small_spec
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 UTC_US = pl.Datetime("us", "UTC")
 DAY = timedelta(days=1)
+TICK = timedelta(microseconds=1)
 FRAME = {"id": pl.Int64, "at": UTC_US, "who": pl.Int64, "label": pl.Int8, "label_known_at": UTC_US}
 
 
@@ -145,6 +147,63 @@ def test_too_little_data_says_how_much_there_is() -> None:
         split_frame(negative, spec, START + 12 * DAY)
     with pytest.raises(NotEnoughData, match="no rows to split"):
         split_frame(make_frame(0), spec, START)
+
+
+def test_a_share_cuts_between_rows_of_one_moment_by_their_keys() -> None:
+    # Days 0, 1 and 2 with 3, 4 and 3 rows of one moment each, in any order of arrival.
+    whole = [START + day * DAY for day in (0, 0, 0, 1, 1, 1, 1, 2, 2, 2)]
+    rows = [(n, at, n, n % 2, at) for n, at in enumerate(whole)]
+    frame = pl.DataFrame(rows, schema=FRAME, orient="row").sample(fraction=1, shuffle=True, seed=1)
+    spec = make_spec({"holdout_share": 0.5}, source=None, matures_after_days=0)
+    split = split_frame(frame, spec, START + 2 * DAY)
+    assert split.train["id"].to_list() == [0, 1, 2, 3, 4]
+    assert split.holdout["id"].to_list() == [5, 6, 7, 8, 9]
+    assert (split.train_from, split.train_until) == (START, START + DAY + TICK)
+    assert (split.holdout_from, split.holdout_until) == (START + DAY, START + 2 * DAY + TICK)
+    # What this model cannot have seen: none of the moment that the cut went through.
+    assert split.holdout.filter(pl.col("at") >= split.train_until)["id"].to_list() == [7, 8, 9]
+
+
+@pytest.mark.parametrize(("train_days", "first"), [(None, 0), (2, 16)])
+def test_a_share_is_of_mature_rows_and_leaves_the_gap(train_days: int | None, first: int) -> None:
+    spec = make_spec({"holdout_share": 0.25, "train_days": train_days})
+    split = split_frame(make_frame(14), spec, START + 12 * DAY)
+    # Rows 0 to 40 are mature; 31 is of day 7.75, and 23 is the last whose label was known by then.
+    assert split.holdout["id"].to_list() == list(range(31, 41))
+    assert split.train["id"].to_list() == list(range(first, 24))
+    assert split.train_until == START + 5.75 * DAY + TICK
+
+
+@pytest.mark.parametrize("as_of", [START - DAY, START + 2 * DAY, START + 3 * DAY])
+def test_too_few_mature_rows_for_a_share_are_told(as_of: datetime) -> None:
+    with pytest.raises(NotEnoughData, match=r"has \d mature rows, too few to hold out a share"):
+        split_frame(make_frame(14), make_spec({"holdout_share": 0.2}), as_of)
+
+
+@pytest.mark.parametrize(
+    ("split", "told"),
+    [
+        ({}, "exactly one of 'holdout_days' or 'holdout_share'"),
+        ({"holdout_days": 3, "holdout_share": 0.2}, "exactly one of"),
+        ({"holdout_share": 0.2, "holdout_from": date(2024, 3, 9)}, "needs 'holdout_days'"),
+        ({"holdout_share": 1}, "less than 1"),
+        ({"holdout_share": 0}, "greater than 0"),
+    ],
+)
+def test_a_split_that_says_nothing_or_too_much_is_refused(split: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        make_spec(split)
+
+
+def test_a_random_split_deals_the_same_rows_blind_to_time() -> None:
+    split = split_frame(make_frame(14), make_spec({"holdout_share": 0.25}), START + 12 * DAY)
+    dealt, again = random_split(split, seed=5), random_split(split, seed=5)
+    assert dealt.holdout.equals(again.holdout)
+    assert not dealt.holdout.equals(random_split(split, seed=6).holdout)
+    assert (dealt.train.height, dealt.holdout.height) == (split.train.height, split.holdout.height)
+    both = pl.concat([dealt.train, dealt.holdout])["id"].sort()
+    assert both.to_list() == [*split.train["id"], *split.holdout["id"]]
+    assert dealt.holdout["at"].min() < split.train["at"].max() < dealt.train["at"].max()
 
 
 @pytest.mark.real_data

@@ -48,6 +48,8 @@ def test_the_key_is_of_the_content_not_of_its_order() -> None:
         {"training__threshold_slice": 0.3},
         {"split__holdout_days": 11},
         {"label__matures_after_days": 6},
+        {"gates__costs": {"false_positive": 1, "false_negative": 9}},
+        {"gates__costs": {"false_positive": 1, "false_negative": "amount"}},
         {"contract__columns__amount": {"type": "number", "min": 0, "max": 9}},
     ],
 )
@@ -60,7 +62,13 @@ def test_whatever_decides_the_training_changes_the_key(changes: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"gates__floors": {"roc_auc": 0.1}}, {"schedule": None}, {"description": "x"}]
+    "changes",
+    [
+        {"gates__floors": {"roc_auc": 0.1}},
+        {"gates__slices": {"columns": ["terminal_id"]}},
+        {"schedule": None},
+        {"description": "x"},
+    ],
 )
 def test_what_does_not_decide_it_leaves_the_key_alone(changes: dict) -> None:
     other = small_spec(
@@ -69,6 +77,22 @@ def test_what_does_not_decide_it_leaves_the_key_alone(changes: dict) -> None:
         **changes,
     )
     assert training_key(frame(), other) == training_key(frame(), SPEC)
+
+
+def test_a_column_that_only_gates_read_leaves_the_key_alone() -> None:
+    assert training_key(frame().with_columns(terminal_id=pl.lit(3)), SPEC) == training_key(
+        frame(), SPEC
+    )
+
+
+def test_a_cost_column_decides_the_threshold_and_so_the_key() -> None:
+    changed = small_spec(
+        features={"columns": ["amount", "channel"]},
+        training__parameters={"max_iter": 5, "min_samples_leaf": 5},
+        gates__costs={"false_positive": 1, "false_negative": "card_limit"},
+    )
+    keys = {training_key(frame().with_columns(card_limit=pl.lit(c)), changed) for c in (1.0, 2.0)}
+    assert len(keys) == 2
 
 
 def test_one_changed_value_changes_the_key() -> None:
@@ -100,6 +124,22 @@ def test_a_fit_is_repeatable_whatever_the_environment_says_of_threads() -> None:
         return done.stdout
 
     assert run("1") == run("2")
+
+
+def test_dear_misses_lower_the_threshold_that_a_fit_chooses() -> None:
+    thresholds = [
+        fit(
+            frame(),
+            small_spec(
+                features={"columns": ["amount", "channel"]},
+                training__parameters={"max_iter": 20, "min_samples_leaf": 5},
+                gates__costs={"false_positive": 1, "false_negative": dear},
+            ),
+        ).threshold
+        for dear in (0.01, 1, 100)
+    ]
+    assert thresholds == sorted(thresholds, reverse=True)
+    assert len(set(thresholds)) == 3
 
 
 def test_a_threshold_slice_of_one_class_is_a_clear_error() -> None:

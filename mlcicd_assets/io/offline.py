@@ -1,0 +1,126 @@
+"""Rollback with the release store and the servers alone: no ledger, no MLflow, no Dagster.
+
+<root>/<model>/offline/<id>.json    a rollback that the ledger does not know yet
+"""
+
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from mlcicd_assets.io.bundle import load_bundle
+from mlcicd_assets.io.endpoint import model_status
+from mlcicd_assets.io.operators import require_operator
+from mlcicd_assets.io.releases import (
+    Pointer,
+    bundle_folder,
+    pointer_path,
+    read_pointer,
+    swap_pointer,
+    write_atomic,
+)
+from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.io.smoke import smoke_test
+from mlcicd_assets.ml.errors import ReleaseError
+
+Target = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class OfflineRollback:
+    """What was done, by whom and when (ISO 8601 UTC); `id` makes its booking repeatable."""
+
+    id: str
+    model: str
+    version: int
+    digest: str
+    withdrawn: str
+    by: str
+    reason: str
+    at: str
+
+
+def rollback_offline(settings: Settings, model: str, *, to: int | None, reason: str) -> Target:
+    """Do the same with the release store and the servers alone; booked by the next command.
+
+    Raises:
+        ReleaseError: the store has no such release, or a server does not take it up.
+        NotAllowed: the caller is no operator.
+    """
+    by = require_operator(settings)
+    pointer = read_pointer(settings.releases, model)
+    if pointer is None:
+        raise ReleaseError(f"'{model}' has no release: there is nothing to roll back")
+    version, digest = _stored(settings.releases, pointer, to)
+    bundle = load_bundle(settings.releases, model, digest)
+    for url in settings.endpoints:
+        model_status(url, model, token=settings.token)
+    note = OfflineRollback(
+        id=uuid.uuid4().hex,
+        model=model,
+        version=version,
+        digest=digest,
+        withdrawn=pointer.digest,
+        by=by,
+        reason=reason,
+        at=datetime.now(UTC).isoformat(),
+    )
+    target = Pointer(model, version, digest, pointer.ledger_seq, pointer.ledger_hash, None, None)
+    path = write_note(settings.releases, note)
+    swap_pointer(settings.releases, target, expected_digest=pointer.digest)
+    try:
+        smoke_test(settings, target, bundle)
+    except ReleaseError:
+        swap_pointer(settings.releases, pointer, expected_digest=digest)
+        path.unlink()
+        raise
+    return version, digest
+
+
+def write_note(root: Path, note: OfflineRollback) -> Path:
+    """Keep the note durably; written before the pointer moves, so no move is without one."""
+    path = _folder(root, note.model) / f"{note.id}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(note)))
+    return path
+
+
+def pending_notes(root: Path, model: str) -> dict[Path, OfflineRollback]:
+    """Return the notes that are not booked yet, oldest first."""
+    found: dict[Path, OfflineRollback] = {}
+    for path in _folder(root, model).glob("*.json"):
+        try:
+            found[path] = msgspec.json.decode(path.read_bytes(), type=OfflineRollback)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ReleaseError(
+                f"{path} is damaged: book the rollback by hand, remove it"
+            ) from error
+    return dict(sorted(found.items(), key=lambda item: (item[1].at, item[1].id)))
+
+
+def complete(root: Path, note: OfflineRollback) -> None:
+    """Move the pointer where a crash came between the note and the move."""
+    pointer = read_pointer(root, note.model)
+    if pointer is not None and pointer.digest == note.withdrawn:
+        seq, head = pointer.ledger_seq, pointer.ledger_hash
+        target = Pointer(note.model, note.version, note.digest, seq, head, None, None)
+        swap_pointer(root, target, expected_digest=note.withdrawn)
+
+
+def _stored(root: Path, pointer: Pointer, to: int | None) -> Target:
+    """Find a release in the store: the one before by the pointer, or `to` by the release notes."""
+    if to is None and pointer.previous_version is not None and pointer.previous_digest is not None:
+        return pointer.previous_version, pointer.previous_digest
+    folder = bundle_folder(root, pointer.model, pointer.digest).parent
+    notes = [msgspec.json.decode(path.read_bytes()) for path in folder.glob("*.release.json")]
+    stored = {note["version"]: note["digest"] for note in notes}
+    if to is None or to not in stored or to == pointer.version:
+        known = ", ".join(f"v{version}" for version in sorted(stored) if version != pointer.version)
+        raise ReleaseError(f"name the version to go back to with --to; the store has: {known}")
+    return to, stored[to]
+
+
+def _folder(root: Path, model: str) -> Path:
+    return pointer_path(root, model).parent / "offline"

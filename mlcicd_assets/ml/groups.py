@@ -1,0 +1,125 @@
+"""Gates that look into groups of rows: weak slices, unfair decisions, poisoned sources."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlcicd_assets.ml.features import LABEL
+from mlcicd_assets.ml.metrics import NAN, Array, rank_auc
+from mlcicd_assets.ml.policy import FairnessGate, PoisoningGate, SliceGate
+from mlcicd_assets.ml.scored import Finding, Scored
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SLICE_ALARM = 0.05  # chance that any of the slices looks weak though it is just good enough
+ALARM = 0.01  # chance of a false alarm of the poisoning gate, over all sources together
+
+
+def find_weak_slices(scored: Scored, rule: SliceGate) -> Finding:
+    """The model ranks well inside each slice, not only overall.
+
+    The more slices are judged, the wider are their intervals (Bonferroni): of fifty, one looks
+    weak by chance.
+    """
+    from scipy.special import ndtri
+
+    default = [column.name for column in scored.columns if column.kind == "category"]
+    slices: dict[str, Array] = {}
+    for column in rule.columns or default:
+        for value, inside in _groups(scored.split.holdout, column):
+            positives = int((scored.labels[inside] == 1).sum())
+            if min(positives, int(inside.sum()) - positives) >= rule.min_positives:
+                slices[f"{column} {value}"] = inside
+    faults, told = list[str](), list[str]()
+    sigmas = float(ndtri(1 - SLICE_ALARM / max(len(slices), 1)))
+    for name, inside in slices.items():
+        labels = scored.labels[inside]
+        positives = int((labels == 1).sum())
+        auc = rank_auc(labels, scored.scores[inside])
+        upper = upper_auc(
+            auc, positives=positives, negatives=len(labels) - positives, sigmas=sigmas
+        )
+        line = f"{name}: AUC {auc:.3f}, at most {upper:.3f}, {positives} positives"
+        (told if upper >= rule.min_roc_auc else faults).append(line)
+    return Finding(
+        f"{len(faults)} of {len(faults + told)} slices with {rule.min_positives} positives weak",
+        f"0: upper 95 % bound of each, all together, >= {rule.min_roc_auc:g}",
+        len(scored.scores),
+        faults,
+        told[:5],
+    )
+
+
+def find_unfairness(scored: Scored, rule: FairnessGate) -> Finding:
+    """Groups are treated alike."""
+    rates: dict[str, float] = {}
+    for value, inside in _groups(scored.split.holdout, rule.group):
+        positive = inside & (scored.labels == 1)
+        if positive.sum() >= rule.min_positives:
+            among = positive if rule.metric == "recall" else inside
+            rates[value] = float(scored.alerts[among].mean())
+    highest = max(rates.values(), default=0)
+    ratio = min(rates.values()) / highest if highest > 0 and len(rates) > 1 else NAN
+    return Finding(
+        f"{rule.metric} ratio {ratio:.3f} between {len(rates)} groups of {rule.group}",
+        f"ratio >= {rule.min_ratio:g}, 2 groups with {rule.min_positives} positives",
+        len(scored.scores),
+        [] if ratio >= rule.min_ratio else ["unequal, or too few to compare"],
+        [f"{value} {rate:.3f}" for value, rate in rates.items()],
+    )
+
+
+def find_poisoned_sources(scored: Scored, rule: PoisoningGate) -> Finding:
+    """No single source of training rows bends what is learned.
+
+    The label rate of a source in the newest third of the training window is compared with its
+    own before, that of a new source with everybody's: exact conditional test of two rates
+    (Przyborowski & Wilenski, Biometrika 31, 1940), two-sided, Bonferroni over the sources.
+    """
+    from scipy.special import bdtr, bdtrc
+
+    split, faults = scored.split, list[str]()
+    labels = split.train[LABEL].to_numpy()
+    start = split.train_until - (split.train_until - split.train_from) / 3
+    is_new = (split.train[scored.spec.time.column] >= start).to_numpy()
+    groups = list(_groups(split.train, rule.source))
+    for value, inside in groups:
+        share = labels[inside].sum() / labels.sum()
+        if not share <= rule.max_positive_share:
+            faults.append(f"{rule.source} {value} brings {share:.3f} of all positives")
+        before = inside & ~is_new if (inside & ~is_new).any() else ~is_new
+        new, old = labels[inside & is_new], labels[before]
+        factor = (new.sum() + 0.5) / (len(new) + 1) * (len(old) + 1) / (old.sum() + 0.5)
+        drawn = (new.sum() + old.sum(), len(new) / (len(new) + len(old)))
+        chance = 2 * min(bdtr(new.sum(), *drawn), bdtrc(new.sum() - 1, *drawn))
+        if max(factor, 1 / factor) > rule.max_rate_factor and chance < ALARM / len(groups):
+            rates = f"{new.mean():.4f} in the newest third, {old.mean():.4f} before"
+            faults.append(f"{rule.source} {value}: label rate {rates}")
+    return Finding(
+        f"{len(faults)} faults in {len(groups)} sources",
+        f"0: share of positives <= {rule.max_positive_share:g}, label rates within a factor of "
+        f"{rule.max_rate_factor:g}",
+        len(labels),
+        faults,
+    )
+
+
+def upper_auc(auc: float, *, positives: int, negatives: int, sigmas: float) -> float:
+    """Return the AUC plus so many standard errors (Hanley & McNeil, Radiology 143, 1982)."""
+    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    spread = (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)
+    return auc + sigmas * max((auc * (1 - auc) + spread) / (positives * negatives), 0) ** 0.5
+
+
+def _groups(rows: "pl.DataFrame", column: str) -> Iterator[tuple[str, Array]]:
+    """Each value of a column with where it stands, a mask of shape (rows,); null is a value."""
+    import polars as pl
+
+    value = pl.col(column).cast(pl.String).fill_null("(null)").alias("value")
+    places = rows.select(value).with_row_index().group_by("value").agg("index")
+    for name, places_of in places.sort("value").iter_rows():
+        inside = np.zeros(rows.height, dtype=bool)
+        inside[places_of] = True
+        yield name, inside

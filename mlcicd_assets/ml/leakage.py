@@ -1,0 +1,101 @@
+"""What a candidate must not have known: leaking features, shared rows, labels of the future."""
+
+from datetime import timedelta
+
+import numpy as np
+
+from mlcicd_assets.ml.estimator import column_arrays
+from mlcicd_assets.ml.features import KNOWN_AT, LABEL
+from mlcicd_assets.ml.metrics import Array, rank_auc
+from mlcicd_assets.ml.policy import Gates, LeakageGate
+from mlcicd_assets.ml.scored import Finding, Scored
+from mlcicd_assets.ml.training import training_key
+
+PRIOR_ROWS = 10
+
+
+def find_leaks(scored: Scored, rule: LeakageGate) -> Finding:
+    """No feature knows the label, and the holdout is new to the model."""
+    spec, train, holdout = scored.spec, scored.split.train, scored.split.holdout
+    labels, arrays = train[LABEL].to_numpy(), column_arrays(train, scored.columns)
+    aucs = {
+        name: (_category_auc if values.dtype == object else _auc)(values, labels)
+        for name, values in arrays.items()
+    }
+    faults = [
+        f"{name} alone has ROC AUC {auc:.3f} in training: it may know the label"
+        for name, auc in aucs.items()
+        if not auc <= rule.max_feature_auc and name not in rule.may_exceed
+    ]
+    faults += [
+        f"{shared} holdout rows share {', '.join(names)} with training rows"
+        for names in [list(spec.key), *([[rule.disjoint]] if rule.disjoint else [])]
+        if (shared := holdout.join(train, on=names, how="semi").height)
+    ]
+    if training_key(train, spec) != scored.training_key:
+        faults.append("it was not trained on these rows by this spec: train it again")
+    highest = sorted(aucs, key=lambda name: -aucs[name])[:3]
+    return Finding(
+        f"{len(faults)} faults in {len(aucs)} features and {holdout.height} holdout rows",
+        f"0 faults: single-feature ROC AUC <= {rule.max_feature_auc:g}, no shared rows",
+        train.height,
+        faults,
+        ["highest alone: " + ", ".join(f"{name} {aucs[name]:.3f}" for name in highest)],
+    )
+
+
+def find_early_labels(scored: Scored, _: Gates) -> Finding:
+    """Training and metrics use only labels that were known, and final, by then.
+
+    Judged from times alone; of ml/splitting.py it takes only the latest start of the holdout.
+    """
+    import polars as pl
+
+    spec, split = scored.spec, scored.split
+    time, due = pl.col(spec.time.column), timedelta(days=spec.label.matures_after_days)
+    begins = min(split.holdout_from, *split.holdout.select(time.min()).row(0))
+    # A negative may have been assumed because no label was known; a positive never is.
+    is_used = pl.col(LABEL) == 1 if spec.label.absent == "negative" else pl.lit(True)
+    faults: list[str] = []
+    for part, rows, now in (
+        ("training", split.train, begins),
+        ("holdout", split.holdout, scored.as_of),
+    ):
+        last = now - due  # a label due as the holdout begins is known by then
+        is_known = (pl.col(KNOWN_AT) <= now).fill_null(False)
+        counts = rows.select(
+            (time > last).sum().alias(f"rows are younger than {last:%Y-%m-%d %H:%M}"),
+            (is_used & ~is_known).sum().alias(f"labels were unknown at {now:%Y-%m-%d %H:%M}"),
+            (pl.col(KNOWN_AT) < time).sum().alias("labels were known before their event"),
+        )
+        faults += [f"{n} {part} {what}" for what, n in counts.row(0, named=True).items() if n]
+    return Finding(
+        f"{len(faults)} kinds of early rows or labels",
+        f"0: rows {due.days} days old, labels known when they were used",
+        min(split.train.height, split.holdout.height),
+        faults,
+        [f"metrics are final: each label of the holdout was due by {scored.as_of:%Y-%m-%d}"],
+    )
+
+
+def _auc(values: Array, labels: Array) -> float:
+    """The larger ROC AUC of a number and its negative; a null is below, or above, all others."""
+    ends = (-np.inf, np.inf) if np.isnan(values).any() else (0,)
+    both = [rank_auc(labels, np.where(np.isnan(values), end, values)) for end in ends]
+    return float(np.max([*both, *(1 - auc for auc in both)]))
+
+
+def _category_auc(values: Array, labels: Array) -> float:
+    """ROC AUC of a value's smoothed label rate in the other half of the rows.
+
+    Of the other half, since in its own half a value of one row would look like a leak.
+    """
+    found, codes = np.unique(values.astype(str), return_inverse=True)
+    rates: list[float] = []
+    for half in (0, 1):
+        told = np.arange(len(labels)) % 2 == half
+        prior = labels[told].mean()
+        rows = np.bincount(codes[told], minlength=len(found)) + PRIOR_ROWS
+        positives = np.bincount(codes[told], labels[told], len(found)) + prior * PRIOR_ROWS
+        rates.append(rank_auc(labels[~told], (positives / rows)[codes[~told]]))
+    return float(np.mean(rates))

@@ -1,0 +1,173 @@
+"""`Gates`: the policy section of a spec, what every candidate must pass."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mlcicd_assets.ml.frozen import Column, Frozen, Name, Share
+
+Amount = Annotated[float, Field(ge=0)]
+
+
+class FeatureGate(Frozen):
+    """Sanity of the feature table."""
+
+    max_null_share: Share = 0.2
+    may_be_constant: tuple[str, ...] = ()
+
+
+class HistoryGates(Frozen):
+    """The newest days of the raw table against its own earlier days; null turns a gate off.
+
+    With fewer than `needs_days` earlier days there is nothing to compare with, and they pass.
+    A day is a UTC date that has rows.
+    """
+
+    newest_days: int = Field(default=7, ge=1, description="Days that are judged.")
+    needs_days: int = Field(default=14, ge=2, description="Earlier days needed to judge by.")
+    volume_factor: float | None = Field(
+        default=5, gt=1, description="Rows of a day: at most so many times more or fewer."
+    )
+    shift_factor: float | None = Field(
+        default=5, gt=1, description="Median of a column: at most so many times larger or smaller."
+    )
+    max_gap_days: float | None = Field(
+        default=3, gt=0, description="Days between events, times the usual where that is longer."
+    )
+    max_duplicate_share: Share | None = Field(
+        default=0.01, description="Rows equal to another but for their key, beyond the usual share."
+    )
+
+
+class LeakageGate(Frozen):
+    """What a feature, or the holdout, may know that it must not."""
+
+    max_feature_auc: Share = Field(default=0.85, description="Of any single feature, in training.")
+    may_exceed: tuple[str, ...] = Field(default=(), description="Features known to be honest.")
+    disjoint: Column | None = Field(
+        default=None, description="Entity that may not be in training and holdout both."
+    )
+
+
+class Costs(Frozen):
+    """What each kind of decision costs: an amount of money, or a column that holds it.
+
+    Chooses the decision threshold, and gives the metric `saving`.
+    """
+
+    false_positive: Amount | Column
+    false_negative: Amount | Column
+    true_positive: Amount | Column = 0.0
+
+    def columns(self) -> list[str]:
+        """Return the columns that hold an amount."""
+        given = (self.false_positive, self.false_negative, self.true_positive)
+        return [amount for amount in given if isinstance(amount, str)]
+
+
+class ChampionGate(Frozen):
+    """Paired comparison with the live model on the same holdout rows."""
+
+    metric: Literal["average_precision", "roc_auc", "saving"] = "average_precision"
+    margin: float = Field(default=0.02, ge=0, description="How much worse is beyond doubt worse.")
+    resamples: int = Field(default=200, ge=50, le=10_000)
+    min_positives: int = Field(default=20, ge=1)
+
+
+class CalibrationGate(Frozen):
+    """Whether a score of p means that a share of p is positive, on the holdout."""
+
+    max_error: Share = Field(default=0.1, description="Expected calibration error.")
+    max_ratio: float = Field(
+        default=3, gt=1, description="Mean score to share of positives: so many times off."
+    )
+
+
+class SliceGate(Frozen):
+    """Ranking inside each value of a column; values with too few positives are not judged."""
+
+    columns: tuple[Column, ...] = Field(
+        default=(), description="Default: the categorical features."
+    )
+    min_roc_auc: Share = 0.55
+    min_positives: int = Field(default=20, ge=5)
+
+
+class ServingGate(Frozen):
+    """The real bundle in the real server, in a clean process with serving dependencies only."""
+
+    max_p99_ms: float = Field(default=500, gt=0, description="At this concurrency.")
+    max_memory_mb: float = Field(default=1024, gt=0)
+    requests: int = Field(default=200, ge=20)
+    concurrency: int = Field(default=8, ge=1, le=64)
+
+
+class GoldenCase(Frozen):
+    """A row that every model must get right: a feature left out is null."""
+
+    name: Name
+    row: dict[str, float | str | None] = Field(min_length=1)
+    at_least: Share = 0
+    at_most: Share = 1
+
+
+class FairnessGate(Frozen):
+    """Ratio of the lowest to the highest value among the groups of a column."""
+
+    group: Column
+    metric: Literal["recall", "alert_rate"] = "recall"
+    min_ratio: Share = 0.8
+    min_positives: int = Field(default=20, ge=1)
+
+
+class PoisoningGate(Frozen):
+    """No single source of training rows may bend what is learned."""
+
+    source: Column
+    max_positive_share: Share = Field(
+        default=0.8, description="Of all training positives, from one source."
+    )
+    max_rate_factor: float = Field(
+        default=3, gt=1, description="Label rate of a source, newest days to earlier ones."
+    )
+
+
+class StabilityGate(Frozen):
+    """Decisions under small noise on the numeric features."""
+
+    noise: Share = Field(default=0.05, description="In standard deviations of each feature.")
+    max_flipped: Share = Field(default=0.02, description="Of the alerts.")
+
+
+class Approval(Frozen):
+    """A person must say yes to each release."""
+
+    authenticated: bool = Field(
+        default=True, description="Only a git commit in the approvals folder counts."
+    )
+
+
+class Gates(Frozen):
+    """The policy: what every candidate must pass. Its digest binds each verdict."""
+
+    max_quarantined_share: Share = 0.01
+    features: FeatureGate = FeatureGate()
+    history: HistoryGates = HistoryGates()
+    leakage: LeakageGate = LeakageGate()
+    floors: dict[str, float] = Field(min_length=1, description="Metric name: lowest allowed value.")
+    costs: Costs | None = None
+    champion: ChampionGate = ChampionGate()
+    calibration: CalibrationGate | None = CalibrationGate()
+    slices: SliceGate | None = SliceGate()
+    serving: ServingGate | None = ServingGate()
+    golden_set: tuple[GoldenCase, ...] = ()
+    fairness: FairnessGate | None = None
+    poisoning: PoisoningGate | None = None
+    stability: StabilityGate | None = None
+    approval: Approval | None = None
+
+    def columns(self) -> list[str]:
+        """Return the columns that gates read, inputs of the model or not."""
+        groups = [self.leakage.disjoint, *(self.slices.columns if self.slices else ())]
+        groups += [self.fairness and self.fairness.group, self.poisoning and self.poisoning.source]
+        return [name for name in groups if name] + (self.costs.columns() if self.costs else [])

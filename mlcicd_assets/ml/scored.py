@@ -1,0 +1,38 @@
+"""A holdout as one model scored it, and what a gate finds there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from mlcicd_assets.ml.metrics import Array
+from mlcicd_assets.ml.schema import FeatureColumn
+from mlcicd_assets.ml.scoring import Scorer
+from mlcicd_assets.ml.spec import PipelineSpec
+from mlcicd_assets.ml.splitting import Split
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """One model, the split it is judged on, and its holdout's labels, scores and alerts (rows,)."""
+
+    spec: PipelineSpec
+    split: Split
+    as_of: datetime
+    training_key: str
+    columns: tuple[FeatureColumn, ...]
+    scorer: Scorer
+    threshold: float
+    labels: Array
+    scores: Array
+    alerts: Array
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a gate found; it passes only with `rows` to judge by and without a fault."""
+
+    observed: str
+    threshold: str
+    rows: int
+    faults: Sequence[str]
+    told: Sequence[str] = ()

@@ -1,0 +1,1 @@
+"""The gate self-test: planted bad models and data, and good ones, through the real pipeline."""
