@@ -110,9 +110,10 @@ def one_week_ago(honest: Callable[..., Any], *words: Any) -> Any:
     return replace(made, newest=made.earlier.tail(7), earlier=made.earlier.head(-7), as_of=as_of)
 
 
-def balanced(rows: pl.DataFrame) -> pl.DataFrame:
+def richer(rows: pl.DataFrame) -> pl.DataFrame:
+    """A sixth of these rows is positive."""
     positives = rows.filter(pl.col("label") == 1)
-    return pl.concat([rows.head(positives.height), positives])
+    return pl.concat([rows.head(5 * positives.height), positives])
 
 
 def shuffled(column: str) -> Callable[[pl.DataFrame], pl.DataFrame]:
@@ -121,6 +122,12 @@ def shuffled(column: str) -> Callable[[pl.DataFrame], pl.DataFrame]:
 
 def only_good_rows(honest: Callable[..., Any], *words: Any) -> Any:
     return replace(honest(*words), failures=(), broken={}, quarantined=pl.DataFrame(), rows=1)
+
+
+def other_groups(honest: Callable[..., Any], scored: Scored, rule: Any) -> Any:
+    """The decisions stay with the rows, the groups do not."""
+    split = replace(scored.split, holdout=shuffled("segment")(scored.split.holdout))
+    return honest(replace(scored, split=split), rule)
 
 
 def the_live_bundle(honest: Callable[..., Any], releases: Any, _: Any, *rest: Any) -> Any:
@@ -161,7 +168,7 @@ WRONG_ROWS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "serving_trial": (serving_trial.try_serving, the_live_bundle),
     "leakage": (leakage._auc, lambda honest, values, y: honest(values, np.roll(y, 7))),
     "label_maturity": (leakage.find_early_labels, train_as(lambda rows: rows.head(500))),
-    "calibration": (robustness.find_miscalibration, holdout_as(balanced)),
+    "calibration": (robustness.find_miscalibration, holdout_as(richer)),
     "slices": (
         groups.find_weak_slices,
         holdout_as(lambda rows: rows.filter(pl.col("region") != "west")),
@@ -170,7 +177,7 @@ WRONG_ROWS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         robustness.find_wrong_cases,
         lambda honest, scored, _: honest(scored, spec_with({}).gates.golden_set),
     ),
-    "fairness": (groups.find_unfairness, holdout_as(shuffled("segment"))),
+    "fairness": (groups.find_unfairness, other_groups),
     "poisoning": (groups.find_poisoned_sources, train_as(shuffled("acquirer"))),
     "stability": (
         robustness.find_instability,

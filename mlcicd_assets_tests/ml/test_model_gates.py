@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from mlcicd_assets.ml.groups import upper_auc
+from mlcicd_assets.ml.groups import auc_error
 from mlcicd_assets.ml.metrics import Comparison
 from mlcicd_assets.ml.model_gates import (
     FINDERS,
@@ -426,12 +426,10 @@ def test_a_gate_is_on_exactly_where_the_policy_has_its_section() -> None:
     assert all(gate.promise.endswith(".") and gate.remedy for gate in MODEL_GATES)
 
 
-def test_the_upper_end_of_an_auc_is_that_of_hanley_and_mcneil() -> None:
+def test_the_error_of_an_auc_is_that_of_hanley_and_mcneil() -> None:
     # Their example: AUC .893 of 58 normal and 51 abnormal cases has a standard error of .0325.
-    assert upper_auc(0.893, positives=51, negatives=58, sigmas=2) == pytest.approx(
-        0.893 + 2 * 0.0325, abs=2e-3
-    )
-    assert upper_auc(1.0, positives=5, negatives=5, sigmas=2) == 1
+    assert auc_error(0.893, positives=51, negatives=58) == pytest.approx(0.0325, abs=1e-3)
+    assert auc_error(1.0, positives=5, negatives=5) == 0
 
 
 def test_of_many_slices_none_looks_weak_by_chance() -> None:

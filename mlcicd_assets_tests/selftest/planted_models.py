@@ -151,6 +151,7 @@ LINEAR = {
     "training__estimator": "LogisticRegression",
     "training__parameters": {"max_iter": 1_000},
 }
+BY_ROC_AUC = {**LINEAR, "gates__champion__metric": "roc_auc"}
 WILD = {"min_samples_leaf": 1, "max_leaf_nodes": 300, "learning_rate": 0.3, "max_iter": 30}
 MEMORY = {"training__parameters": WILD, "gates__floors": {"roc_auc": 0.95}}
 IMPOSSIBLE = {"name": "one_euro", "row": {"amount": 1.0}, "at_least": 0.99}
@@ -185,7 +186,7 @@ MODELS = (
     Case("labels_of_the_future", "label_maturity", plant=learn_from_late_labels),
     Case("badly_calibrated", "calibration", BALANCED),
     Case("one_bad_slice", "slices", OTHER_FEATURES, swapped(compute_features, blind_in_the_west)),
-    Case("unfair_to_a_group", "fairness", LINEAR, trained_on(overlooked(SEGMENT_B))),
+    Case("unfair_to_a_group", "fairness", BY_ROC_AUC, trained_on(overlooked(SEGMENT_B))),
     Case("noisy_model", "stability", {"features__columns": [*COLUMNS, "meter"]}),
     Case("golden_case_missed", "golden_set", {"gates__golden_set": [IMPOSSIBLE]}),
     Case("slow_model", "serving_trial", plant=served_with(SLEEPY)),
