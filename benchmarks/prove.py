@@ -21,6 +21,7 @@ ROWS = {
     "promotions": "mlcicd_assets_tests/campaigns/test_promotion_campaign.py",
     "races": "mlcicd_assets_tests/campaigns/test_race_campaign.py",
     "ledger": "mlcicd_assets_tests/campaigns/test_ledger_campaign.py",
+    "false_blocks": "mlcicd_assets_tests/campaigns/test_false_block_campaign.py",
     "gate_mutants": "mlcicd_assets_tests/campaigns/test_mutation_campaign.py",
 }
 COMPARE = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}

@@ -26,6 +26,7 @@ holds = {
     == sha256(evidence["policy"].encode()).hexdigest()
     == intent.get("policy", policy),
     "decision": (summary["verificationResult"], summary["timeVerified"]) == (result, at),
+    "required": verdicts["required"] == final.get("required", []),
     "head": not head or rows.get(head["ledger_seq"], {}).get("hash") == head["ledger_hash"],
 }
 for n, row in rows.items():

@@ -88,8 +88,9 @@ def _show(console: Console, state: ModelState) -> None:
     console.print(f"  why       {escape(state.why or '-')}")
     for url, answer in state.served.items():
         console.print(f"  served    {answer} at {url}")
-    colour = {"released": "green", "kept": "cyan", "blocked": "red"}.get(state.last_outcome or "")
-    outcome = f"[{colour}]{state.last_outcome}[/]" if colour else "-"
+    colours = {"released": "green", "kept": "cyan", "blocked": "red"}
+    colour = colours.get(state.last_outcome or "", "yellow")
+    outcome = f"[{colour}]{state.last_outcome or '-'}[/]"
     console.print(
         f"  last run  {outcome} at {_time(state.last_at)}: {escape(state.last_reason or '-')}"
     )

@@ -93,6 +93,10 @@ def one_gate_more(told: dict[str, Any]) -> None:
     required.append({**required[0], "gate": "never_run"})
 
 
+def one_gate_less(told: dict[str, Any]) -> None:
+    told["statements"][0]["predicate"]["required"].pop()
+
+
 def another_version(told: dict[str, Any]) -> None:
     told["statements"][0]["predicate"]["required"][0]["gate_version"] = 99
 
@@ -116,8 +120,9 @@ def forged_verdict(told: dict[str, Any]) -> None:
         (other_policy, "policy"),
         (other_subject, "bundle"),
         (later, "decision"),
-        (one_gate_more, "gate never_run"),
-        (another_version, "gate contract"),
+        (one_gate_more, "required, gate never_run"),
+        (another_version, "required, gate contract"),
+        (one_gate_less, "required"),
         (other_head, "head"),
     ],
 )

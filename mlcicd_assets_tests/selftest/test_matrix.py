@@ -45,6 +45,8 @@ def test_a_complete_and_clean_run_is_green() -> None:
         (result("bad", "leakage", "slices"), "not killed by leakage", "killed 3, survivors 0"),
         (result("bad", "leakage", "leakage", outcome=CRASHED), "crashed", "survivors 0"),
         (result("bad", None, "slices"), "false kill", "false kills 1"),
+        (result("bad", None, "slices", outcome="released"), "false kill", "false kills 1"),
+        (result("bad", None, outcome="blocked"), "false kill", "false kills 1"),
         (result("bad", None, outcome=CRASHED), "crashed", "false kills 1"),
     ],
 )
@@ -59,3 +61,5 @@ def test_a_gate_that_never_kills_alone_turns_a_complete_run_red() -> None:
     (fault,) = faults(shared, GATES, complete=True)
     assert fault.startswith("leakage is never the only killer")
     assert faults(shared, GATES, complete=False) == []
+    got_live = result("leak", "leakage", "leakage", unchanged=False)
+    assert kills_alone((got_live,), GATES)["leakage"] == []
