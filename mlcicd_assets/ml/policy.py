@@ -135,8 +135,8 @@ class PoisoningGate(Frozen):
 class StabilityGate(Frozen):
     """Decisions under small noise on the numeric features."""
 
-    noise: Share = Field(default=0.05, description="In standard deviations of each feature.")
-    max_flipped: Share = Field(default=0.02, description="Of the alerts.")
+    noise: Share = Field(default=0.01, description="In standard deviations of each feature.")
+    max_flipped: Share = Field(default=0.25, description="Of the alerts.")
 
 
 class Approval(Frozen):
