@@ -44,7 +44,7 @@ def status(
     if as_json:
         typer.echo(json.dumps([asdict(state) for state in states], indent=2))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     if not states:
         console.print("no model has run yet: `make run`, or `dagster job execute -m ... -j ...`")
     for state in states:

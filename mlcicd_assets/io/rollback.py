@@ -92,7 +92,7 @@ def _earlier(ledger: Ledger, model: str, live: str, to: int | None) -> Target:
             return version, digest
     known = ", ".join(f"v{version}" for version, _ in choices) or "none"
     raise ReleaseError(
-        f"'{model}' has no earlier release v{to or '?'} to go back to; it has: {known}"
+        f"'{model}' has no earlier release {f'v{to} ' if to else ''}to go back to; it has: {known}"
     )
 
 
