@@ -25,7 +25,7 @@ ROWS = {
     "gate_mutants": "mlcicd_assets_tests/campaigns/test_mutation_campaign.py",
 }
 COMPARE = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}
-FIGURE = re.compile(r"^figure (\S+) (\S+) (<=|>=|==) (\S+)$", re.MULTILINE)
+FIGURE = re.compile(r"^\.*figure (\S+) (\S+) (<=|>=|==) (\S+)$", re.MULTILINE)
 HEADER = """# Proof
 
 Written by `make prove`; each row by `make prove ROW=<row>`. Figures are of the machine that ran it.
