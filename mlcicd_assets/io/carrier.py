@@ -58,16 +58,11 @@ class Carrier:
             ReleaseError, BundleError: it failed; the previous version is live again.
         """
         model, body = intent.model, intent.body
-        target = Pointer(
-            model=model,
-            version=body["version"],
-            digest=body["digest"],
-            ledger_seq=intent.seq,
-            ledger_hash=intent.hash,
-            # After a rollback the version before is the bad one: nobody should go back to it.
-            previous_version=body["previous_version"] if body["action"] == "release" else None,
-            previous_digest=body["previous_digest"] if body["action"] == "release" else None,
-        )
+        is_release = body["action"] == "release"
+        # After a rollback the version before is the bad one: nobody should go back to it.
+        before = (body["previous_version"], body["previous_digest"]) if is_release else (None, None)
+        made = (model, body["version"], body["digest"], intent.seq, intent.hash)
+        target = Pointer(*made, *before)
         try:
             bundle = load_bundle(self.settings.releases, model, target.digest)
             note = {"ledger_seq": intent.seq, "ledger_hash": intent.hash, **body}
@@ -81,10 +76,9 @@ class Carrier:
             raise
         release_card(self.settings.releases, self.ledger, intent)
         more: dict[str, Any] = {"alias": self._mark(model, target.version)}
-        if body["action"] == "rollback":
+        if not is_release:
             more |= {"withdrawn": body["previous_digest"]}
-        outcome = "released" if body["action"] == "release" else "rolled_back"
-        self._close(intent, outcome, body["reason"], **more)
+        self._close(intent, "released" if is_release else "rolled_back", body["reason"], **more)
 
     def mark_due(self, model: str) -> None:
         """Move the alias where MLflow could not be reached when the version became live."""
