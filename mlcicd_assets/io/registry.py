@@ -105,7 +105,7 @@ def register(
     if not mlflow_client.search_registered_models(f"name='{model}'"):
         mlflow_client.create_registered_model(model)
     made = mlflow_client.create_model_version(
-        model, source=info.model_uri, run_id=run_id, tags=tags
+        model, source=info.model_uri, run_id=run_id, tags=tags, model_id=info.model_id
     )
     set_alias(settings, model, CANDIDATE, int(made.version))
     found = find_version(settings, model, tags[KEY_TAG])

@@ -7,6 +7,7 @@ import dagster as dg
 from mlcicd_assets.io.booking import book_verdicts
 from mlcicd_assets.io.card import write_card
 from mlcicd_assets.io.evaluation_run import evaluate
+from mlcicd_assets.io.rollback import book_offline
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.gate import policy_digest
 from mlcicd_assets.ml.gates import model_gates
@@ -35,6 +36,8 @@ def evaluation_report(spec: PipelineSpec) -> dg.AssetsDefinition:
     def _evaluation_report(context: dg.AssetExecutionContext, upstream: ModelVersionRef):
         settings = Settings.from_env()
         ledger = open_ledger(settings)
+        # Before anything is compared with the champion: a person may have taken it back offline.
+        book_offline(settings, ledger, spec.name, run_id=context.run.run_id)
         made = evaluate(settings, ledger, spec, upstream)
         overridden = book_verdicts(
             settings,

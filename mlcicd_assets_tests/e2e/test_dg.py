@@ -37,8 +37,8 @@ def test_a_mistake_is_pointed_at_with_its_line(tmp_path: Path) -> None:
     )
     (tmp_path / "shop" / "defs").mkdir(parents=True)
     (tmp_path / "shop" / "__init__.py").touch()
-    file = plant(tmp_path / "shop" / "defs", "churn", split__holdout_days="many") / "defs.yaml"
-    line = 1 + file.read_text().splitlines().index("    holdout_days: many")
+    file = plant(tmp_path / "shop" / "defs", "churn", training__seed="many") / "defs.yaml"
+    line = 1 + file.read_text().splitlines().index("    seed: many")
     done = dg("check", "yaml", folder=tmp_path)
     assert done.returncode != 0
     assert f"defs.yaml:{line}" in done.stdout + done.stderr
