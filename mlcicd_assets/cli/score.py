@@ -24,7 +24,13 @@ def score(model: Annotated[str, typer.Argument(help="Name of a released model.")
     }
     url = settings.endpoints[0]
     answer = predict_row(url, model, row, token=settings.token)
+    scores = answer["score"] if isinstance(answer["score"], dict) else {"": answer["score"]}
+    told = [f"score {name} {score:.6f}".replace("  ", " ") for name, score in scores.items()]
+    if "threshold" in answer:
+        told[0] += f" (threshold {answer['threshold']:.6f})"
+    elif "decision" in answer:
+        told.append(f"decision {answer['decision']}")
     typer.echo(
         f"live: {model} v{answer['version']} at {url}/v2/models/{model} "
-        f"score {answer['score']:.6f} (threshold {answer['threshold']:.6f}) for a sample row"
+        f"{', '.join(told)} for a sample row"
     )

@@ -19,7 +19,8 @@ import numpy as np
 from mlcicd_assets.io.releases import bundle_folder, sync_folder, write_atomic
 from mlcicd_assets.ml.errors import BundleError, DigestMismatch
 from mlcicd_assets.ml.schema import FeatureColumn
-from mlcicd_assets.ml.scoring import ExportedModel, Scorer
+from mlcicd_assets.ml.scoring import ExportedModel, Scorer, largest_difference
+from mlcicd_assets.ml.target import Target, target_of
 
 GOLDEN_TOLERANCE: Final = 1e-12
 MAX_BYTES: Final = 1024**3
@@ -32,7 +33,8 @@ class Bundle:
     model: str
     digest: str
     columns: tuple[FeatureColumn, ...]
-    threshold: float
+    target: Target
+    threshold: float | None
     definitions: dict[str, Any]
     train_until: str
     golden_columns: dict[str, np.ndarray]
@@ -43,12 +45,12 @@ class Bundle:
 class _Document(msgspec.Struct):
     model: str
     train_until: str
-    threshold: float
+    threshold: float | None
     columns: tuple[FeatureColumn, ...]
     definitions: dict[str, Any]
     scorer: dict[str, Any]
     golden: dict[str, list[float | str | None]]
-    golden_scores: list[float]
+    golden_scores: list[float | list[float]]
 
 
 def write_bundle(
@@ -57,7 +59,7 @@ def write_bundle(
     model: str,
     exported: ExportedModel,
     columns: tuple[FeatureColumn, ...],
-    threshold: float,
+    threshold: float | None,
     definitions: dict[str, Any],
     train_until: str,
     golden: Mapping[str, np.ndarray],
@@ -126,9 +128,10 @@ def check_golden(bundle: Bundle) -> None:
     """Score the golden rows; this also warms the arrays before the first request.
 
     Raises:
-        BundleError: a score is more than 1e-12 from what it was when the bundle was made.
+        BundleError: a score is more than 1e-12 (relative above 1) from what it was.
     """
-    difference = np.abs(bundle.scorer.score(bundle.golden_columns) - bundle.golden_scores).max()
+    scores = bundle.scorer.score(bundle.golden_columns)
+    difference = largest_difference(scores, bundle.golden_scores)
     if not difference <= GOLDEN_TOLERANCE:
         raise BundleError(
             f"the golden rows of bundle {bundle.digest[:12]} score {difference:.3g} off: this "
@@ -174,10 +177,12 @@ def _parse(contents: Mapping[str, bytes], model: str, digest: str) -> Bundle:
     if document.model != model:
         raise BundleError(f"bundle {digest[:12]} is of '{document.model}', not of '{model}'")
     kinds = {"number": float, "category": object}
+    label = document.definitions.get("label", {})
     return Bundle(
         model=model,
         digest=digest,
         columns=document.columns,
+        target=target_of(label.get("target", "binary"), label.get("classes", ())),
         threshold=document.threshold,
         definitions=document.definitions,
         train_until=document.train_until,

@@ -32,7 +32,7 @@ def changelog(path: Path) -> str:
 
 def write_card(
     settings: Settings, ledger: Ledger, candidate: ModelVersionRef, made: Evaluation
-) -> dict[str, str]:
+) -> tuple[dict[str, str], Explanation]:
     """Write the card, once the verdicts are booked; return its sections, and as `Card` all of it.
 
     What is live keeps the card that it was released with.
@@ -47,7 +47,7 @@ def write_card(
         body = [f"\n## {name}\n\n{text}" for name, text in sections.items()]
         card = "".join((title, *body, *card.partition(RELEASE)[1:]))
         write_atomic(path, card.encode())
-    return {"Card": card, **sections}
+    return {"Card": card, **sections}, why
 
 
 def release_card(root: Path, ledger: Ledger, intent: Entry) -> None:
@@ -79,22 +79,23 @@ def _sections(
         ("trained on", split.train, split.train_from, split.train_until),
         ("judged on", split.holdout, split.holdout_from, split.holdout_until),
     ):
-        rows.append((part, frame.height, f"{frame['label'].sum()} positives, {start} to {end}"))
+        judged = scored.target.judged(frame["label"].to_numpy())
+        rows.append((part, frame.height, f"{judged} {spec.label.evidence}, {start} to {end}"))
     metrics = [(n, v, made.intervals.get(n), theirs.get(n)) for n, v in made.metrics.items()]
-    judged = [(v.gate, v.passed, v.observed, v.threshold, v.detail) for v in verdicts]
+    told = [(v.gate, v.passed, v.observed, v.threshold, v.detail) for v in verdicts]
     importance = [(name, *both) for name, both in why.importance.items()]
     off = [name for name, gate in GATES.items() if not gate.is_on(spec.gates)]
     flips = "where | rows | to alert | rightly | to pass | rightly"
     return {
         "Purpose": f"{_cell(spec.description)} Owners: {', '.join(spec.owners)}.\n",
         "Data": _table("data | rows | content", rows),
-        "Training": f"{training.estimator} {training.parameters}, seed {training.seed}; alerts "
-        f"from {scored.threshold:.6g} on; code {code}; bundle {candidate.digest}\n",
+        "Training": f"{training.estimator} {training.parameters}, seed {training.seed}; "
+        f"decision threshold {scored.threshold}; code {code}; bundle {candidate.digest}\n",
         "Metrics": _table("metric | holdout | 95 % interval | champion, rows new to it", metrics),
-        "Calibration": _table("mean score | positives | rows", map(astuple, made.curve)),
+        "Calibration": _table("mean score | mean label | rows", map(astuple, made.curve)),
         "Importance": _table("input | ROC AUC lost when shuffled | by the champion", importance),
         "Flipped decisions": _table(flips, why.flips),
-        "Gates": _table("gate | passed | observed | threshold | detail", judged),
+        "Gates": _table("gate | passed | observed | threshold | detail", told),
         "Limits": f"Labels are as of {data.as_of}: provisional metrics may change. Nothing "
         f"was judged after {split.holdout_until}. Gates not asked for: {', '.join(off) or '-'}.\n",
     }

@@ -33,7 +33,7 @@ class _Metadata(msgspec.Struct):
 
 
 class _Output(msgspec.Struct):
-    data: list[float]
+    data: list[float | list[float]]
 
 
 class _Scores(msgspec.Struct):
@@ -88,14 +88,14 @@ def wait_until_live(
 def score_rows(
     url: str, model: str, columns: Mapping[str, np.ndarray], *, token: str | None, batch: int = 500
 ) -> np.ndarray:
-    """Return the server's scores, float64 (n,), for columns in the Scorer's form.
+    """Return the server's scores, float64 (n,) or (n, classes), for columns in the Scorer's form.
 
     Raises:
         EndpointUnreachable: nothing answers at the address.
         ReleaseError: the server refuses the rows (its reason is given) or is not one of ours.
     """
     rows = len(next(iter(columns.values())))
-    scores: list[float] = []
+    parts: list[np.ndarray] = []
     for start in range(0, rows, batch):
         part = {name: values[start : start + batch] for name, values in columns.items()}
         tensors = [
@@ -110,16 +110,17 @@ def score_rows(
         ]
         body = {"inputs": tensors, "outputs": [{"name": "score"}]}
         answer = _ask(url, f"/v2/models/{model}/infer", _Scores, token=token, body=body)
-        scores += answer.outputs[0].data
+        parts.append(np.array(answer.outputs[0].data))
+    scores = np.concatenate(parts)
     if len(scores) != rows:
         raise ReleaseError(f"the server at {url} gave other than one score a row: update it")
-    return np.array(scores)
+    return scores
 
 
 def predict_row(
     url: str, model: str, row: Mapping[str, float | str | None], *, token: str | None
 ) -> dict[str, Any]:
-    """Return the answer to one row (NaN counts as null): version, score, decision, threshold.
+    """Return the answer to one row (NaN counts as null): version, score, decision.
 
     Raises:
         EndpointUnreachable: nothing answers at the address.

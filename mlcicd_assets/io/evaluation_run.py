@@ -5,12 +5,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from mlcicd_assets.io.bundle import Bundle, load_bundle
 from mlcicd_assets.io.delta import scan
 from mlcicd_assets.io.feature_run import load_raw
-from mlcicd_assets.io.ledger import Ledger
+from mlcicd_assets.io.ledger import Live
 from mlcicd_assets.io.registry import load_pipeline
 from mlcicd_assets.io.serving_trial import try_serving
 from mlcicd_assets.io.settings import Settings
@@ -21,14 +19,10 @@ from mlcicd_assets.ml.features import KNOWN_AT, LABEL, compute_features
 from mlcicd_assets.ml.metrics import (
     CalibrationBin,
     Comparison,
-    calibration_curve,
-    classification_metrics,
-    compare_paired,
+    calibration_bins,
     compare_resampled,
     entity_precision,
     interval_95,
-    metric_intervals,
-    rank_auc,
 )
 from mlcicd_assets.ml.model_gates import (
     SERVING_TRIAL,
@@ -40,13 +34,16 @@ from mlcicd_assets.ml.model_gates import (
 )
 from mlcicd_assets.ml.schema import feature_columns, feature_definitions
 from mlcicd_assets.ml.scored import Scored
-from mlcicd_assets.ml.spec import PipelineSpec
+from mlcicd_assets.ml.scoring import largest_difference
+from mlcicd_assets.ml.spec import Label, PipelineSpec
 from mlcicd_assets.ml.splitting import Split, random_split, split_frame
+from mlcicd_assets.ml.target import compare_paired, metric_intervals
 from mlcicd_assets.ml.training import fit
 from mlcicd_assets.ml.values import ModelVersionRef, Verdict
 
 if TYPE_CHECKING:
     import polars as pl
+    from sklearn.pipeline import Pipeline
 
 BOOTSTRAP_SEED = 20_260_101
 
@@ -73,9 +70,21 @@ class Evaluation:
 
 
 def evaluate(
-    settings: Settings, ledger: Ledger, spec: PipelineSpec, candidate: ModelVersionRef
+    settings: Settings,
+    spec: PipelineSpec,
+    candidate: ModelVersionRef,
+    *,
+    live: Live | None,
+    pipeline: "Pipeline | None" = None,
 ) -> Evaluation:
     """Score the holdout with the candidate's bundle and judge it by every model gate.
+
+    Args:
+        settings: this environment.
+        spec: the model.
+        candidate: what is judged.
+        live: the champion, None if there is none.
+        pipeline: the candidate's scikit-learn model; default: as MLflow keeps it.
 
     Raises:
         DigestMismatch: the bundle is not the one that was trained.
@@ -85,11 +94,11 @@ def evaluate(
     split = split_frame(features, spec, datetime.fromisoformat(candidate.data.as_of))
     bundle = load_bundle(settings.releases, spec.name, candidate.digest)
     scored = _score(bundle, split, candidate, spec)
-    live, champion, comparison = ledger.live(spec.name), None, None
+    champion, comparison = None, None
     if live is not None and live.digest != candidate.digest:
         other = load_bundle(settings.releases, spec.name, live.digest)
         # Models of different labels cannot be compared; the gate then fails for want of it.
-        if other.definitions["label"] == feature_definitions(spec)["label"]:
+        if Label.model_validate(other.definitions["label"]) == spec.label:
             frame = _champion_frame(split.holdout, other, candidate, spec)
             until = datetime.fromisoformat(other.train_until)
             own = replace(split, holdout=frame, train_until=until)
@@ -100,7 +109,9 @@ def evaluate(
     verdicts = [
         metric_floors_gate(metrics, rows=len(scored.scores), subject=subject, gates=gates),
         champion_gate(comparison, gates=gates, subject=subject, champion_digest=digest),
-        _parity(settings, scored, candidate),
+        _parity(
+            scored, candidate, pipeline or load_pipeline(settings, spec.name, candidate.version)
+        ),
         *finding_gates(scored, subject=subject),
     ]
     if gates.serving is not None:
@@ -111,7 +122,7 @@ def evaluate(
     return Evaluation(
         metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
         intervals=_intervals(scored),
-        curve=calibration_curve(scored.labels, scored.scores),
+        curve=calibration_bins(*scored.target.claims(scored.labels, scored.scores)),
         comparison=comparison,
         champion_digest=digest,
         champion_version=live.version if live else None,
@@ -134,13 +145,13 @@ def _score(bundle: Bundle, split: Split, candidate: ModelVersionRef, spec: Pipel
         threshold=bundle.threshold,
         labels=split.holdout[LABEL].to_numpy(),
         scores=scores,
-        alerts=scores >= bundle.threshold,
+        decisions=spec.label.known_target().decide(scores, bundle.threshold),
     )
 
 
 def _metrics(scored: Scored) -> dict[str, float]:
     holdout, labels, spec = scored.split.holdout, scored.labels, scored.spec
-    metrics = classification_metrics(labels, scored.scores, threshold=scored.threshold)
+    metrics = scored.target.metrics(labels, scored.scores, scored.threshold)
     wanted = spec.evaluation.entity_precision
     if wanted is not None:
         days = holdout[spec.time.column].dt.date().to_physical().to_numpy()
@@ -149,7 +160,7 @@ def _metrics(scored: Scored) -> dict[str, float]:
             days, entities, labels, scored.scores, k=wanted.k
         )
     if spec.gates.costs is not None:
-        metrics["saving"] = row_costs(holdout, spec.gates.costs).saving(scored.alerts)
+        metrics["saving"] = row_costs(holdout, spec.gates.costs).saving(scored.decisions)
     return metrics
 
 
@@ -164,8 +175,9 @@ def _provisional_metrics(features: "pl.DataFrame", scored: Scored) -> dict[str, 
     young = features.filter(pl.col(spec.time.column) > scored.as_of - due)
     told = young.with_columns(pl.coalesce(told, absent).alias(LABEL)).drop_nulls(LABEL)
     scores = scored.scorer.score(column_arrays(told, scored.columns))
-    metrics = classification_metrics(told[LABEL].to_numpy(), scores, threshold=scored.threshold)
-    return {f"provisional_{n}": metrics[n] for n in ("roc_auc", "average_precision", "rows")}
+    metrics = scored.target.metrics(told[LABEL].to_numpy(), scores, scored.threshold)
+    names = [name for name in (*scored.target.compared, "rows") if name in metrics]
+    return {f"provisional_{name}": metrics[name] for name in names}
 
 
 def _random_split_metrics(scored: Scored) -> dict[str, float]:
@@ -175,16 +187,20 @@ def _random_split_metrics(scored: Scored) -> dict[str, float]:
         return {}
     split = random_split(scored.split, seed=spec.training.seed)
     pipeline = fit(split.train, spec).pipeline
-    scores = pipeline.predict_proba(model_frame(split.holdout, scored.columns))[:, 1]
-    return {"random_split_roc_auc": rank_auc(split.holdout[LABEL].to_numpy(), scores)}
+    scores = scored.target.predict(pipeline, model_frame(split.holdout, scored.columns))
+    found = scored.target.metrics(split.holdout[LABEL].to_numpy(), scores, scored.threshold)
+    name = "roc_auc" if "roc_auc" in found else scored.target.compared[0]
+    return {f"random_split_{name}": found[name]}
 
 
 def _intervals(scored: Scored) -> dict[str, tuple[float, float]]:
     gates, holdout = scored.spec.gates, scored.split.holdout
     count = gates.champion.resamples
-    found = metric_intervals(scored.labels, scored.scores, resamples=count, seed=BOOTSTRAP_SEED)
+    found = metric_intervals(
+        scored.target, scored.labels, scored.scores, resamples=count, seed=BOOTSTRAP_SEED
+    )
     if gates.costs is not None:
-        savings = row_costs(holdout, gates.costs).savings(scored.alerts, count, BOOTSTRAP_SEED)
+        savings = row_costs(holdout, gates.costs).savings(scored.decisions, count, BOOTSTRAP_SEED)
         found["saving"] = interval_95(savings)
     return found
 
@@ -194,15 +210,19 @@ def _compare(scored: Scored, champion: Scored, train_until: datetime) -> Compari
     spec, gates, holdout = scored.spec, scored.spec.gates, scored.split.holdout
     unseen = holdout[spec.time.column] >= train_until
     kept, count = unseen.to_numpy(), gates.champion.resamples
-    labels, metric = scored.labels[kept], gates.champion.metric
+    labels, target = scored.labels[kept], scored.target
+    metric = gates.champion.metric or target.compared[0]
     if metric == "saving" and gates.costs is not None:
         costs = row_costs(holdout.filter(unseen), gates.costs)
         ours, theirs = (
-            costs.savings(one.alerts[kept], count, BOOTSTRAP_SEED) for one in (scored, champion)
+            costs.savings(one.decisions[kept], count, BOOTSTRAP_SEED) for one in (scored, champion)
         )
-        return compare_resampled(metric, labels, ours, theirs)
+        judged = target.judged(labels)
+        return compare_resampled(metric, ours, theirs, rows=len(labels), positives=judged)
     ours, theirs = scored.scores[kept], champion.scores[kept]
-    return compare_paired(labels, ours, theirs, metric=metric, resamples=count, seed=BOOTSTRAP_SEED)
+    return compare_paired(
+        target, labels, ours, theirs, metric=metric, resamples=count, seed=BOOTSTRAP_SEED
+    )
 
 
 def _champion_frame(
@@ -222,14 +242,14 @@ def _champion_frame(
     return rows.join(own_columns, on=list(spec.key), how="left", maintain_order="left")
 
 
-def _parity(settings: Settings, scored: Scored, candidate: ModelVersionRef) -> Verdict:
-    """Compare the served scorer with the scikit-learn model that MLflow keeps."""
-    pipeline = load_pipeline(settings, scored.spec.name, candidate.version)
+def _parity(scored: Scored, candidate: ModelVersionRef, pipeline: "Pipeline") -> Verdict:
+    """Compare the served scorer with the scikit-learn model."""
     frame = model_frame(scored.split.holdout, feature_columns(scored.spec))
-    offline = pipeline.predict_proba(frame)[:, 1]
+    offline = scored.target.predict(pipeline, frame)
+    decisions = scored.target.decide(offline, scored.threshold)
     return parity_gate(
-        float(np.max(np.abs(offline - scored.scores))),
-        flipped=int(np.sum((offline >= scored.threshold) != scored.alerts)),
+        largest_difference(scored.scores, offline),
+        flipped=int(scored.target.changed(scored.labels, decisions, scored.decisions).sum()),
         rows=len(offline),
         subject=candidate.digest,
         gates=scored.spec.gates,

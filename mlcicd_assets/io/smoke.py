@@ -2,13 +2,12 @@
 
 from typing import Final
 
-import numpy as np
-
 from mlcicd_assets.io.bundle import Bundle
 from mlcicd_assets.io.endpoint import score_rows, wait_until_live
 from mlcicd_assets.io.releases import Pointer
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.errors import SmokeTestFailed
+from mlcicd_assets.ml.scoring import largest_difference
 
 MAX_SCORE_DIFFERENCE: Final = 1e-12
 
@@ -23,7 +22,7 @@ def smoke_test(settings: Settings, target: Pointer, bundle: Bundle) -> None:
     for url in settings.endpoints:
         wait_until_live(url, target.model, target.digest, token=token)
         scores = score_rows(url, target.model, bundle.golden_columns, token=token)
-        difference = float(np.max(np.abs(scores - bundle.golden_scores)))
+        difference = largest_difference(scores, bundle.golden_scores)
         if not difference <= MAX_SCORE_DIFFERENCE:
             raise SmokeTestFailed(
                 f"{target.model} v{target.version} at {url}: scores differ from offline by "

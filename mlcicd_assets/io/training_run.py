@@ -41,7 +41,7 @@ class MadeModel:
     trained_now: bool
     seconds: float
     split: Split
-    threshold: float
+    threshold: float | None
 
 
 def load_split(data: FeatureSet, spec: PipelineSpec) -> Split:
@@ -99,7 +99,7 @@ def _find_or_train(
         return _made(known, data, split, bundle, trained_now=False)
     tell(f"training {spec.training.estimator} on {split.train.height:,} rows")
     fitted = fit(split.train, spec)
-    bundle = _bundle(settings, spec, split, fitted)
+    bundle = make_bundle(settings, spec, split, fitted)
     if known is not None:
         if bundle.digest != known.digest:
             raise BundleError(
@@ -133,7 +133,8 @@ def _known(settings: Settings, ledger: Ledger, model: str, key: str) -> TrainedR
     return known
 
 
-def _bundle(settings: Settings, spec: PipelineSpec, split: Split, fitted: Fitted) -> Bundle:
+def make_bundle(settings: Settings, spec: PipelineSpec, split: Split, fitted: Fitted) -> Bundle:
+    """Write the bundle of a fitted model; its golden rows are the first of the holdout."""
     columns = feature_columns(spec)
     golden = split.holdout.head(GOLDEN_ROWS)
     return write_bundle(
@@ -182,9 +183,8 @@ def _register(
         },
         metrics={
             "train_rows": split.train.height,
-            "train_positives": int(split.train["label"].sum()),
-            "threshold": fitted.threshold,
             "train_cpu_seconds": fitted.seconds,
+            **({} if fitted.threshold is None else {"threshold": fitted.threshold}),
         },
         dataset=data.features,
     )

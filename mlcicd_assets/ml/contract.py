@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from mlcicd_assets.ml.errors import SchemaMismatch, SpecError
-from mlcicd_assets.ml.spec import ContractColumn, OnBreak, PipelineSpec, RowRule
+from mlcicd_assets.ml.spec import ContractColumn, Label, OnBreak, PipelineSpec, RowRule
 
 if TYPE_CHECKING:
     import polars as pl
@@ -57,17 +57,29 @@ def event_schema(spec: PipelineSpec) -> "pa.Schema":
 
 
 def label_schema(spec: PipelineSpec) -> "pa.Schema":
-    """Return the Arrow schema of a label source: key, label (typed as `positive`), known_at."""
+    """Return the Arrow schema of a label source: key, label (see `label_types`), known_at."""
     import pyarrow as pa
 
-    kinds = {bool: "boolean", int: "integer", str: "string"}
     return pa.schema(
         [
             *[(name, _arrow_type(spec.contract.columns[name].type)) for name in spec.key],
-            (spec.label.column, _arrow_type(kinds[type(spec.label.positive)])),
+            (spec.label.column, _arrow_type(label_types(spec.label)[0])),
             (spec.label.known_at, _arrow_type("timestamp")),
         ]
     )
+
+
+def label_types(label: Label) -> tuple[str, ...]:
+    """Return the contract types that a label may have, that of a source of its own first."""
+    if label.target == "regression":
+        return ("number", "integer")
+    values = label.classes or (label.positive,)
+    if isinstance(values[0], str):
+        return ("string",)
+    if label.classes:
+        return ("integer",)
+    whole = ("integer", "boolean", "number")
+    return ("boolean", "integer", "number") if isinstance(label.positive, bool) else whole
 
 
 def check_schema(found: "pa.Schema", expected: "pa.Schema", *, what: str) -> None:
@@ -191,9 +203,13 @@ def _column_faults(spec: PipelineSpec) -> Iterator[str]:
     except (ZoneInfoNotFoundError, ValueError):
         yield f"time zone '{spec.time.zone}' does not exist: give one such as UTC"
     if label.source is None:
-        kind = columns[label.column].type
-        if (kind == "string") != isinstance(label.positive, str) or kind == "timestamp":
-            yield f"label '{label.column}' is a {kind}: 'positive' cannot be {label.positive!r}"
+        kind, allowed = columns[label.column].type, label_types(label)
+        if kind not in allowed:
+            value = label.classes or label.positive
+            yield (
+                f"label '{label.column}' is a {kind}: with target {label.target} and {value!r} it "
+                f"must be {' or '.join(allowed)}"
+            )
 
 
 def _row_rule_faults(rule: RowRule, spec: PipelineSpec) -> Iterator[str]:

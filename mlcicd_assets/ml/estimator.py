@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 # The seed and the environment set the first two; category splits and resumed fits have no
 # plain-array form (categories are one-hot instead).
+LINEAR = {"LogisticRegression", "Ridge"}
 RESERVED_PARAMETERS = {"random_state", "n_jobs", "categorical_features", "warm_start"}
 
 
 def make_pipeline(training: Training, columns: tuple[FeatureColumn, ...]) -> "Pipeline":
     """Return the unfitted pipeline: 'prepare' (a ColumnTransformer), then 'model'.
 
-    Fit it on `model_frame`. Trees see numbers as they are (NaN kept), logistic regression sees
+    Fit it on `model_frame`. Trees see numbers as they are (NaN kept), linear models see
     them median-filled and standardised; categories are one-hot, unknown ones all zero.
 
     Raises:
@@ -66,7 +67,7 @@ def _prepare(training: Training, columns: tuple[FeatureColumn, ...]) -> Any:
 
     steps: list[tuple[str, Any, list[str]]] = []
     numbers = [column.name for column in columns if column.kind == "number"]
-    if numbers and training.estimator == "LogisticRegression":
+    if numbers and training.estimator in LINEAR:
         # A column that is null in all training rows keeps its place, or the arrays would shift.
         fill = SimpleImputer(strategy="median", keep_empty_features=True)
         steps.append(("numbers", chain(fill, StandardScaler()), numbers))
@@ -86,8 +87,11 @@ def _prepare(training: Training, columns: tuple[FeatureColumn, ...]) -> Any:
 def _estimator(training: Training) -> Any:
     from sklearn import ensemble, linear_model, tree
 
-    where = {"DecisionTreeClassifier": tree, "LogisticRegression": linear_model}
-    kind = getattr(where.get(training.estimator, ensemble), training.estimator)
+    name = training.estimator
+    where = (
+        tree if name.startswith("DecisionTree") else linear_model if name in LINEAR else ensemble
+    )
+    kind = getattr(where, name)
     allowed = set(kind().get_params()) - RESERVED_PARAMETERS
     unknown = sorted(set(training.parameters) - allowed)
     if unknown:

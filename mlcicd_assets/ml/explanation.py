@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from mlcicd_assets.ml.estimator import column_arrays
-from mlcicd_assets.ml.metrics import Array, classification_metrics, rank_auc
+from mlcicd_assets.ml.metrics import Array, rank_auc
 from mlcicd_assets.ml.scored import Scored
 
 SEED: Final = 20_260_102
@@ -22,7 +22,7 @@ class Explanation:
     """What is known of the candidate, and of the champion on the rows that it never saw.
 
     `importance` by input, highest first: candidate's and champion's (None: not its input).
-    `flips`: all rows, then the slices with the highest share of changed decisions.
+    `flips` (binary only): all rows, then the slices with the highest share of changed decisions.
     """
 
     importance: dict[str, tuple[float | None, float | None]]
@@ -40,11 +40,14 @@ def explain(candidate: Scored, champion: Scored | None) -> Explanation:
         unseen = (moments >= champion.split.train_until).to_numpy()
         old = _only(champion, unseen)
         theirs = permutation_importance(old)
-        metrics = classification_metrics(old.labels, old.scores, threshold=old.threshold)
-        new = _only(candidate, unseen)
-        everywhere, *parts = (_flips(new, old, *part) for part in _slices(new, ranked))
-        parts.sort(key=lambda part: -(part[2] + part[4]) / part[1])
-        flips = [everywhere, *(part for part in parts if part[2] + part[4])][: SLICES_SHOWN + 1]
+        target = old.target
+        metrics = target.metrics(old.labels, old.scores, old.threshold)
+        if old.spec.label.target == "binary":
+            new = _only(candidate, unseen)
+            everywhere, *parts = (_flips(new, old, *part) for part in _slices(new, ranked))
+            parts.sort(key=lambda part: -(part[2] + part[4]) / part[1])
+            changed = (part for part in parts if part[2] + part[4])
+            flips = [everywhere, *changed][: SLICES_SHOWN + 1]
     both = {name: (ours.get(name), theirs.get(name)) for name in [*ranked, *theirs]}
     return Explanation(both, metrics, tuple(flips))
 
@@ -53,28 +56,35 @@ def permutation_importance(scored: Scored) -> dict[str, float]:
     """Return each input's loss of ROC AUC when its values are shuffled, once and seeded.
 
     On a bounded sample of the rows (Breiman, Machine Learning 45, 2001); NaN with one class only.
+    Of several classes the mean of each against the rest, of a number what is above its median.
     """
-    rng = np.random.default_rng(SEED)
-    found = [rng.permutation(np.flatnonzero(scored.labels == of))[:most] for of, most in MOST_ROWS]
-    rows, score = np.concatenate(found), scored.scorer.score
+    rng, target = np.random.default_rng(SEED), scored.target
+    first = next(iter(target.truths(scored.labels).values())).astype(int)
+    found = [rng.permutation(np.flatnonzero(first == of))[:most] for of, most in MOST_ROWS]
+    rows = np.concatenate(found)
     inputs = column_arrays(scored.split.holdout[rows], scored.columns)
-    labels = scored.labels[rows]
-    whole = rank_auc(labels, score(inputs))
+    truths = list(target.truths(scored.labels[rows]).values())
+
+    def auc(values: dict[str, Array]) -> float:
+        rankings = target.rankings(scored.scorer.score(values))
+        return float(np.mean([rank_auc(*one) for one in zip(truths, rankings, strict=True)]))
+
+    whole = auc(inputs)
     return {
-        name: whole - rank_auc(labels, score({**inputs, name: rng.permutation(values)}))
+        name: whole - auc({**inputs, name: rng.permutation(values)})
         for name, values in inputs.items()
     }
 
 
 def _only(scored: Scored, kept: Array) -> Scored:
     split = replace(scored.split, holdout=scored.split.holdout.filter(kept))
-    arrays = {name: getattr(scored, name)[kept] for name in ("labels", "scores", "alerts")}
+    arrays = {name: getattr(scored, name)[kept] for name in ("labels", "scores", "decisions")}
     return replace(scored, split=split, **arrays)
 
 
 def _flips(new: Scored, old: Scored, where: str, inside: Array) -> Flips:
-    positive, to_alert = new.labels == 1, inside & new.alerts & ~old.alerts
-    to_pass = inside & ~new.alerts & old.alerts
+    positive, to_alert = new.labels == 1, inside & new.decisions & ~old.decisions
+    to_pass = inside & ~new.decisions & old.decisions
     masks = (inside, to_alert, to_alert & positive, to_pass, to_pass & ~positive)
     rows, alerts, alerts_right, passes, passes_right = (int(mask.sum()) for mask in masks)
     return where, rows, alerts, alerts_right, passes, passes_right

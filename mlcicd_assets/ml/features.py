@@ -44,17 +44,26 @@ def compute_features(
     """Return one row for every event, sorted by (time, key).
 
     Columns: key, time, what split, evaluation and gates need, the model inputs as in
-    `feature_columns` (numbers Float64, categories String), `label` (Int8 0 / 1, null where
-    unknown) and `label_known_at` (UTC microseconds, null if never). Nothing in a row depends on
-    what happened, or became known, after its time. Events must have passed the contract, and
-    the spec `check_features`.
+    `feature_columns` (numbers Float64, categories String), `label` (Int8 0 / 1, Int16 index of
+    a class or Float64; null where unknown) and `label_known_at` (UTC microseconds, null if
+    never). Nothing in a row depends on what happened, or became known, after its time. Events
+    must have passed the contract, and the spec `check_features`.
 
     Raises:
-        DataError: the spec has a label source, and no labels are given.
+        DataError: the spec has a label source, and no labels are given; or a label is none of
+            its classes, or no finite number.
     """
     import polars as pl
 
-    frame = _with_labels(events, labels, spec).collect(engine="streaming")
+    try:
+        frame = _with_labels(events, labels, spec).collect(engine="streaming")
+    except pl.exceptions.InvalidOperationError as error:
+        raise DataError(
+            f"'{spec.name}': '{spec.label.column}' has a value that is not in label.classes: "
+            "correct the data, or add the class"
+        ) from error
+    if spec.label.target == "regression" and not frame[LABEL].drop_nulls().is_finite().all():
+        raise DataError(f"'{spec.name}': '{spec.label.column}' has labels that are not finite")
     ranked = spec.evaluation.entity_precision
     entities = [spec.split.drop_known_positive, ranked.entity if ranked else None]
     kept = [*spec.key, spec.time.column, *[name for name in entities if name is not None]]
@@ -98,6 +107,12 @@ def _gate_faults(spec: PipelineSpec, types: Mapping[str, str]) -> list[str]:
         for name in (gates.costs.columns() if gates.costs else ())
         if types.get(name) not in {"integer", "number"} or contract[name].nullable
     ]
+    classes = spec.label.classes or (None,)
+    faults += [
+        f"golden case '{case.name}': 'of' must be one of {classes}"
+        for case in gates.golden_set
+        if case.of not in classes
+    ]
     if gates.champion.metric == "saving" and gates.costs is None:
         faults.append("gates.champion.metric 'saving' needs gates.costs")
     types_of = {"number": (float, type(None)), "category": (str, type(None))}
@@ -119,10 +134,7 @@ def _with_labels(
     """
     import polars as pl
 
-    column, positive = pl.col(spec.label.column), spec.label.positive
-    if not isinstance(positive, str):
-        column, positive = column.cast(pl.Float64), float(positive)
-    label = (column == positive).cast(pl.Int8).alias(LABEL)
+    label, column = _label(spec).alias(LABEL), pl.col(spec.label.column)
     if spec.label.source is None:
         due = pl.col(spec.time.column) + pl.duration(days=spec.label.matures_after_days)
         return events.with_columns(label, pl.when(column.is_not_null()).then(due).alias(KNOWN_AT))
@@ -132,6 +144,23 @@ def _with_labels(
     ordered = told.drop_nulls().sort(KNOWN_AT, LABEL, descending=[False, True])
     first = ordered.unique(subset=spec.key, keep="first", maintain_order=True)
     return events.join(first, on=spec.key, how="left")
+
+
+def _label(spec: PipelineSpec) -> "pl.Expr":
+    """Return the label as `ml/target.py` wants it: 0 or 1, the index of a class, a number."""
+    import polars as pl
+
+    column, label = pl.col(spec.label.column), spec.label
+    if label.target == "multiclass":
+        # A value that is no class fails, rather than to become a missing label.
+        return column.replace_strict(
+            list(label.classes), range(len(label.classes)), return_dtype=pl.Int16
+        )
+    if label.target == "regression":
+        return column.cast(pl.Float64)
+    if isinstance(label.positive, str):
+        return (column == label.positive).cast(pl.Int8)
+    return (column.cast(pl.Float64) == float(label.positive)).cast(pl.Int8)
 
 
 def _calendar(part: str, time: str) -> "pl.Expr":

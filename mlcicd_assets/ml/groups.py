@@ -20,24 +20,18 @@ ALARM = 0.01  # chance of a false alarm of the poisoning gate, over all sources 
 def find_weak_slices(scored: Scored, rule: SliceGate) -> Finding:
     """The model ranks well inside each slice, not only overall.
 
-    The more slices are judged, the more chance allows each (Bonferroni): of fifty, one looks weak.
+    Each class against the rest; a number by what is above the slice's median. The more slices
+    are judged, the more chance allows each (Bonferroni): of fifty, one looks weak.
     """
     from scipy.special import ndtri
 
-    default = [column.name for column in scored.columns if column.kind == "category"]
-    slices: dict[str, Array] = {}
-    for column in rule.columns or default:
-        for value, inside in _groups(scored.split.holdout, column):
-            positives = int((scored.labels[inside] == 1).sum())
-            if min(positives, int(inside.sum()) - positives) >= rule.min_positives:
-                slices[f"{column} {value}"] = inside
+    slices = dict(_slices(scored, rule))
     faults, told = list[str](), list[str]()
     sigmas = float(ndtri(1 - SLICE_ALARM / max(len(slices), 1)))
-    for name, inside in slices.items():
-        labels = scored.labels[inside]
-        positives = int((labels == 1).sum())
-        auc = rank_auc(labels, scored.scores[inside])
-        error = auc_error(rule.min_roc_auc, positives=positives, negatives=len(labels) - positives)
+    for name, (truth, ranking) in slices.items():
+        positives = int(truth.sum())
+        auc = rank_auc(truth, ranking)
+        error = auc_error(rule.min_roc_auc, positives=positives, negatives=len(truth) - positives)
         lowest = rule.min_roc_auc - sigmas * error
         line = f"{name}: AUC {auc:.3f}, allowed from {lowest:.3f}, {positives} positives"
         (told if auc >= lowest else faults).append(line)
@@ -52,16 +46,18 @@ def find_weak_slices(scored: Scored, rule: SliceGate) -> Finding:
 
 def find_unfairness(scored: Scored, rule: FairnessGate) -> Finding:
     """Groups are treated alike."""
-    rates: dict[str, float] = {}
+    target, rates = scored.target, dict[str, float]()
+    metric = rule.metric or target.quality
+    quality = target.groups_quality(scored.labels, scored.decisions, metric)
+    is_binary = scored.spec.label.target == "binary"
+    counted = scored.labels == 1 if is_binary else np.ones(len(quality), dtype=bool)
     for value, inside in _groups(scored.split.holdout, rule.group):
-        positive = inside & (scored.labels == 1)
-        if positive.sum() >= rule.min_positives:
-            among = positive if rule.metric == "recall" else inside
-            rates[value] = float(scored.alerts[among].mean())
+        if (inside & counted).sum() >= rule.min_positives:
+            rates[value] = float(np.nanmean(quality[inside]))
     highest = max(rates.values(), default=0)
     ratio = min(rates.values()) / highest if highest > 0 and len(rates) > 1 else NAN
     return Finding(
-        f"{rule.metric} ratio {ratio:.3f} between {len(rates)} groups of {rule.group}",
+        f"{metric} ratio {ratio:.3f} between {len(rates)} groups of {rule.group}",
         f"ratio >= {rule.min_ratio:g}, 2 groups with {rule.min_positives} positives",
         len(scored.scores),
         [] if ratio >= rule.min_ratio else ["unequal, or too few to compare"],
@@ -74,34 +70,65 @@ def find_poisoned_sources(scored: Scored, rule: PoisoningGate) -> Finding:
 
     The label rate of a source in the newest third of the training window is compared with its
     own before, that of a new source with everybody's: exact conditional test of two rates
-    (Przyborowski & Wilenski, Biometrika 31, 1940), two-sided, Bonferroni over the sources.
+    (Przyborowski & Wilenski, Biometrika 31, 1940), two-sided, Bonferroni over the sources (and
+    classes). A number is judged by what lies above its median.
     """
+    groups = list(_groups(scored.split.train, rule.source))
+    truths = scored.target.truths(scored.split.train[LABEL].to_numpy())
+    alarm = ALARM / (len(groups) * len(truths))
+    faults = [
+        fault
+        for name, labels in truths.items()
+        for fault in _poisoned(scored, rule, groups, name, labels, alarm)
+    ]
+    return Finding(
+        f"{len(faults)} faults in {len(groups)} sources",
+        f"0: share of positives <= {rule.max_positive_share:g}, label rates within a factor of "
+        f"{rule.max_rate_factor:g}",
+        scored.split.train.height,
+        faults,
+    )
+
+
+def _poisoned(
+    scored: Scored,
+    rule: PoisoningGate,
+    groups: list[tuple[str, Array]],
+    question: str,
+    labels: Array,
+    alarm: float,
+) -> Iterator[str]:
     from scipy.special import bdtr, bdtrc
 
-    split, faults = scored.split, list[str]()
-    labels = split.train[LABEL].to_numpy()
+    split = scored.split
     start = split.train_until - (split.train_until - split.train_from) / 3
     is_new = (split.train[scored.spec.time.column] >= start).to_numpy()
-    groups = list(_groups(split.train, rule.source))
     for value, inside in groups:
         share = labels[inside].sum() / labels.sum()
         if not share <= rule.max_positive_share:
-            faults.append(f"{rule.source} {value} brings {share:.3f} of all positives")
+            yield f"{rule.source} {value} brings {share:.3f} of all {question}"
         before = inside & ~is_new if (inside & ~is_new).any() else ~is_new
         new, old = labels[inside & is_new], labels[before]
         factor = (new.sum() + 0.5) / (len(new) + 1) * (len(old) + 1) / (old.sum() + 0.5)
         drawn = (new.sum() + old.sum(), len(new) / (len(new) + len(old)))
         chance = 2 * min(bdtr(new.sum(), *drawn), bdtrc(new.sum() - 1, *drawn))
-        if max(factor, 1 / factor) > rule.max_rate_factor and chance < ALARM / len(groups):
+        if max(factor, 1 / factor) > rule.max_rate_factor and chance < alarm:
             rates = f"{new.mean():.4f} in the newest third, {old.mean():.4f} before"
-            faults.append(f"{rule.source} {value}: label rate {rates}")
-    return Finding(
-        f"{len(faults)} faults in {len(groups)} sources",
-        f"0: share of positives <= {rule.max_positive_share:g}, label rates within a factor of "
-        f"{rule.max_rate_factor:g}",
-        len(labels),
-        faults,
-    )
+            yield f"{rule.source} {value}: rate of {question} {rates}"
+
+
+def _slices(scored: Scored, rule: SliceGate) -> Iterator[tuple[str, tuple[Array, Array]]]:
+    """Each slice and question with enough rows of both answers: its truth and its ranking."""
+    target = scored.target
+    default = [column.name for column in scored.columns if column.kind == "category"]
+    for column in rule.columns or default:
+        for value, inside in _groups(scored.split.holdout, column):
+            truths = target.truths(scored.labels[inside])
+            rankings = target.rankings(scored.scores[inside])
+            for (name, truth), ranking in zip(truths.items(), rankings, strict=True):
+                if min(truth.sum(), (~truth).sum()) >= rule.min_positives:
+                    more = f", {name}" if len(truths) > 1 else ""
+                    yield f"{column} {value}{more}", (truth, ranking)
 
 
 def auc_error(auc: float, *, positives: int, negatives: int) -> float:

@@ -1,5 +1,6 @@
 """What a candidate must not have known: leaking features, shared rows, labels of the future."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 
 import numpy as np
@@ -12,20 +13,20 @@ from mlcicd_assets.ml.scored import Finding, Scored
 from mlcicd_assets.ml.training import training_key
 
 PRIOR_ROWS = 10
+BINS = 100
 
 
 def find_leaks(scored: Scored, rule: LeakageGate) -> Finding:
     """No feature knows the label, and the holdout is new to the model."""
     spec, train, holdout = scored.spec, scored.split.train, scored.split.holdout
     labels, arrays = train[LABEL].to_numpy(), column_arrays(train, scored.columns)
-    aucs = {
-        name: (_category_auc if values.dtype == object else _auc)(values, labels)
-        for name, values in arrays.items()
-    }
+    is_number = spec.label.target == "regression"
+    words, most = ("R2", rule.max_feature_r2) if is_number else ("ROC AUC", rule.max_feature_auc)
+    told = {name: _told(values, labels, spec.label.target) for name, values in arrays.items()}
     faults = [
-        f"{name} alone has ROC AUC {auc:.3f} in training: it may know the label"
-        for name, auc in aucs.items()
-        if not auc <= rule.max_feature_auc and name not in rule.may_exceed
+        f"{name} alone has {words} {found:.3f} in training: it may know the label"
+        for name, found in told.items()
+        if not found <= most and name not in rule.may_exceed
     ]
     faults += [
         f"{shared} holdout rows share {', '.join(names)} with training rows"
@@ -34,13 +35,13 @@ def find_leaks(scored: Scored, rule: LeakageGate) -> Finding:
     ]
     if training_key(train, spec) != scored.training_key:
         faults.append("it was not trained on these rows by this spec: train it again")
-    highest = sorted(aucs, key=lambda name: -aucs[name])[:3]
+    highest = sorted(told, key=lambda name: -told[name])[:3]
     return Finding(
-        f"{len(faults)} faults in {len(aucs)} features and {holdout.height} holdout rows",
-        f"0 faults: single-feature ROC AUC <= {rule.max_feature_auc:g}, no shared rows",
+        f"{len(faults)} faults in {len(told)} features and {holdout.height} holdout rows",
+        f"0 faults: single-feature {words} <= {most:g}, no shared rows",
         train.height,
         faults,
-        ["highest alone: " + ", ".join(f"{name} {aucs[name]:.3f}" for name in highest)],
+        ["highest alone: " + ", ".join(f"{name} {told[name]:.3f}" for name in highest)],
     )
 
 
@@ -78,6 +79,17 @@ def find_early_labels(scored: Scored, _: Gates) -> Finding:
     )
 
 
+def _told(values: Array, labels: Array, target: str) -> float:
+    """How much a single feature tells: ROC AUC (of several classes the lowest), or R2."""
+    if target == "binary":
+        return _rate_auc(values, labels) if values.dtype == object else _auc(values, labels)
+    codes = values if values.dtype == object else _bins(values)
+    if target == "regression":
+        off = [((labels[half] - told) ** 2).sum() for half, told in _other_half(codes, labels)]
+        return float(1 - sum(off) / ((labels - labels.mean()) ** 2).sum())
+    return min(_rate_auc(codes, (labels == index).astype(int)) for index in np.unique(labels))
+
+
 def _auc(values: Array, labels: Array) -> float:
     """The larger ROC AUC of a number and its negative; a null is below, or above, all others."""
     ends = (-np.inf, np.inf) if np.isnan(values).any() else (0,)
@@ -85,17 +97,28 @@ def _auc(values: Array, labels: Array) -> float:
     return float(np.max([*both, *(1 - auc for auc in both)]))
 
 
-def _category_auc(values: Array, labels: Array) -> float:
-    """ROC AUC of a value's smoothed label rate in the other half of the rows.
+def _rate_auc(values: Array, labels: Array) -> float:
+    """ROC AUC of a value's smoothed label rate in the other half of the rows."""
+    halves = _other_half(values, labels)
+    return float(np.mean([rank_auc(labels[half], told) for half, told in halves]))
+
+
+def _other_half(values: Array, labels: Array) -> Iterator[tuple[Array, Array]]:
+    """Each half of the rows as a mask, with the smoothed mean label of its values in the other.
 
     Of the other half, since in its own half a value of one row would look like a leak.
     """
     found, codes = np.unique(values.astype(str), return_inverse=True)
-    rates: list[float] = []
     for half in (0, 1):
         told = np.arange(len(labels)) % 2 == half
         prior = labels[told].mean()
         rows = np.bincount(codes[told], minlength=len(found)) + PRIOR_ROWS
-        positives = np.bincount(codes[told], labels[told], len(found)) + prior * PRIOR_ROWS
-        rates.append(rank_auc(labels[~told], (positives / rows)[codes[~told]]))
-    return float(np.mean(rates))
+        sums = np.bincount(codes[told], labels[told], len(found)) + prior * PRIOR_ROWS
+        yield ~told, (sums / rows)[codes[~told]]
+
+
+def _bins(values: Array) -> Array:
+    """Number `BINS` bins of about equal mass; a null is one of its own."""
+    known = values[~np.isnan(values)]
+    edges = np.unique(np.quantile(known, np.arange(1, BINS) / BINS)) if len(known) else []
+    return np.where(np.isnan(values), -1, np.searchsorted(edges, values))

@@ -1,18 +1,18 @@
-"""Metrics of a binary classifier, their intervals, and the paired comparison of two models.
+"""Metrics of a binary classifier, intervals, calibration, and the paired comparison of two models.
 
 Labels are 0 or 1, labels and scores of shape (rows,). What cannot be judged (no rows, one class,
 another label, a score that is not finite) is NaN, never a number that could pass a floor.
+ml/target.py says what is measured for which kind of target.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-MetricName = Literal["average_precision", "roc_auc", "saving"]
 Array = npt.NDArray[Any]
 
 NAN = float("nan")
@@ -26,14 +26,14 @@ class Comparison:
     the two-sided 90 % interval, each of them a one-sided 95 % bound. NaN where undefined.
     """
 
-    metric: MetricName
+    metric: str
     candidate: float
     champion: float
     difference: float
     lower_90: float
     upper_95: float
     rows: int
-    positives: int
+    positives: int  # of several classes the rarest, of a number all rows
 
     def __str__(self) -> str:
         """The form shown to people."""
@@ -47,10 +47,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """About a tenth of the rows, of neighbouring scores."""
+    """About a tenth of the rows, of neighbouring scores; `mean_label`: the share of positives."""
 
     mean_score: float
-    positive_share: float
+    mean_label: float
     rows: int
 
 
@@ -85,8 +85,13 @@ def classification_metrics(labels: Array, scores: Array, *, threshold: float) ->
 
 
 def calibration_curve(labels: Array, scores: Array) -> tuple[CalibrationBin, ...]:
+    """Return `calibration_bins` of a binary classifier; none where undefined."""
+    return calibration_bins(labels, scores) if _can_be_judged(labels, scores) else ()
+
+
+def calibration_bins(labels: Array, scores: Array) -> tuple[CalibrationBin, ...]:
     """Return ten bins of equal mass by score, fewer if tied; none where undefined."""
-    if not _can_be_judged(labels, scores):
+    if not (len(labels) and np.isfinite(labels).all() and np.isfinite(scores).all()):
         return ()
     place = np.searchsorted(np.quantile(scores, np.arange(1, 10) / 10), scores)
     bins = [place == number for number in np.unique(place)]
@@ -97,7 +102,7 @@ def calibration_curve(labels: Array, scores: Array) -> tuple[CalibrationBin, ...
 
 def calibration_error(curve: tuple[CalibrationBin, ...]) -> float:
     """Return the mean distance of score and share of positives over the rows (ECE)."""
-    off = sum(one.rows * abs(one.mean_score - one.positive_share) for one in curve)
+    off = sum(one.rows * abs(one.mean_score - one.mean_label) for one in curve)
     return off / sum(one.rows for one in curve) if curve else NAN
 
 
@@ -105,20 +110,12 @@ def rank_auc(labels: Array, values: Array) -> float:
     """Return the ROC AUC of any values, infinite ones too, from their ranks (Mann-Whitney)."""
     import polars as pl
 
-    positive = labels == 1
+    positive = labels == 1  # of bool labels, too
     count, others = int(positive.sum()), int((~positive).sum())
     if not count or not others or np.isnan(values).any():
         return NAN
     ranks = pl.Series(values).rank("average").to_numpy()
     return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * others))
-
-
-def metric_intervals(
-    labels: Array, scores: Array, *, resamples: int, seed: int
-) -> dict[str, tuple[float, float]]:
-    """Return 95 % percentile intervals of both ranking metrics by the Poisson bootstrap."""
-    resampled = _bootstrap(labels, scores, resamples, seed)
-    return {name: interval_95(values) for name, values in resampled.items()}
 
 
 def interval_95(values: Array) -> tuple[float, float]:
@@ -127,26 +124,9 @@ def interval_95(values: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def compare_paired(
-    labels: Array,
-    candidate: Array,
-    champion: Array,
-    *,
-    metric: MetricName,
-    resamples: int,
-    seed: int,
+def compare_resampled(
+    metric: str, ours: Array, theirs: Array, *, rows: int, positives: int
 ) -> Comparison:
-    """Compare two models' scores of the same rows by a paired Poisson bootstrap.
-
-    Each resample gives a row the same weight in both models, so what is hard for both cancels
-    out (facts: a rule on its lower bound promotes needlessly 2.5 times a year, not 26).
-    """
-    ours = _bootstrap(labels, candidate, resamples, seed)[metric]
-    theirs = _bootstrap(labels, champion, resamples, seed)[metric]
-    return compare_resampled(metric, labels, ours, theirs)
-
-
-def compare_resampled(metric: MetricName, labels: Array, ours: Array, theirs: Array) -> Comparison:
     """Compare what a metric is by itself, then under each resample, with equal weights."""
     differences = ours - theirs
     lower, upper = np.quantile(differences[1:], (0.05, 0.95))
@@ -157,8 +137,8 @@ def compare_resampled(metric: MetricName, labels: Array, ours: Array, theirs: Ar
         difference=float(differences[0]),
         lower_90=float(lower),
         upper_95=float(upper),
-        rows=len(labels),
-        positives=int(np.sum(labels == 1)),
+        rows=rows,
+        positives=positives,
     )
 
 
@@ -197,16 +177,14 @@ def weightings(rows: int, resamples: int, seed: int) -> Iterable[Array]:
     return chain([np.ones(rows)], (rng.poisson(1.0, rows) for _ in range(resamples)))
 
 
-def _bootstrap(labels: Array, scores: Array, resamples: int, seed: int) -> dict[MetricName, Array]:
-    """Each ranking metric on the rows as they are, then under each Poisson resample."""
+def resampled_ranking(labels: Array, scores: Array, resamples: int, seed: int) -> dict[str, Array]:
+    """Return each ranking metric on the rows as they are, then under each Poisson resample."""
     if not _can_be_judged(labels, scores):
         return {name: np.full(resamples + 1, NAN) for name in ("roc_auc", "average_precision")}
     return _weighted_metrics(labels, scores, weightings(len(scores), resamples, seed))
 
 
-def _weighted_metrics(
-    labels: Array, scores: Array, weighted: Iterable[Array]
-) -> dict[MetricName, Array]:
+def _weighted_metrics(labels: Array, scores: Array, weighted: Iterable[Array]) -> dict[str, Array]:
     """Each ranking metric under each weighting (whole numbers) of the rows, ties as scikit-learn.
 
     Both from the cumulated weights down to the end of each tie; sorted once, as scikit-learn

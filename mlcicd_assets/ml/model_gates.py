@@ -67,6 +67,7 @@ FINDERS: dict[Gate, Callable[[Scored, Any], Finding]] = {
 MODEL_GATES = (METRIC_FLOORS, NOT_WORSE, SCORER_PARITY, SERVING_TRIAL, *FINDERS)
 
 PARITY_TOLERANCE = 1e-12
+ERRORS = frozenset({"brier", "log_loss", "ece", "rmse", "mae"})  # less is better
 
 
 def finding_gates(scored: Scored, *, subject: str) -> list[Verdict]:
@@ -98,13 +99,15 @@ def metric_floors_gate(
 ) -> Verdict:
     """Judge every floor of the policy; a metric equal to its floor passes.
 
-    Where costs are given, a model that costs more than no model is below one, too.
+    An error (`ERRORS`) must not be above its floor, all else not below. Where costs are given,
+    a model that costs more than no model is below one, too.
     """
     floors = {**({"saving": 0.0} if gates.costs else {}), **gates.floors}
     seen = {name: metrics.get(name, math.nan) for name in floors}
-    below = [name for name, floor in floors.items() if not seen[name] >= floor]
+    signs = {name: -1 if name in ERRORS else 1 for name in floors}
+    below = [name for name, sign in signs.items() if not sign * seen[name] >= sign * floors[name]]
     told = [
-        f"{name} is below its floor, or undefined"
+        f"{name} misses its floor, or is undefined"
         if name in metrics
         else f"there is no metric {name}, only {', '.join(sorted(metrics))}"
         for name in below
@@ -115,7 +118,9 @@ def metric_floors_gate(
         gates=gates,
         passed=rows > 0 and not below,
         observed=", ".join(f"{name} {value:.6g}" for name, value in seen.items()),
-        threshold=", ".join(f"{name} >= {floor:g}" for name, floor in floors.items()),
+        threshold=", ".join(
+            f"{name} {'<=' if name in ERRORS else '>='} {floor:g}" for name, floor in floors.items()
+        ),
         sample_size=rows,
         detail="; ".join(told),
     )

@@ -1,8 +1,8 @@
 """`Gates`: the policy section of a spec, what every candidate must pass."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mlcicd_assets.ml.frozen import Column, Frozen, Name, Share
 
@@ -42,7 +42,12 @@ class HistoryGates(Frozen):
 class LeakageGate(Frozen):
     """What a feature, or the holdout, may know that it must not."""
 
-    max_feature_auc: Share = Field(default=0.85, description="Of any single feature, in training.")
+    max_feature_auc: Share = Field(
+        default=0.85, description="Of any single feature, in training; for classes the lowest."
+    )
+    max_feature_r2: Share = Field(
+        default=0.95, description="The same where the target is a number."
+    )
     may_exceed: tuple[str, ...] = Field(default=(), description="Features known to be honest.")
     disjoint: Column | None = Field(
         default=None, description="Entity that may not be in training and holdout both."
@@ -68,23 +73,36 @@ class Costs(Frozen):
 class ChampionGate(Frozen):
     """Paired comparison with the live model on the same holdout rows."""
 
-    metric: Literal["average_precision", "roc_auc", "saving"] = "average_precision"
+    metric: str | None = Field(
+        default=None,
+        description="Default: average_precision (also: roc_auc, saving); of several classes "
+        "roc_auc (also: accuracy, balanced_accuracy); of a number r2.",
+    )
     margin: float = Field(default=0.02, ge=0, description="How much worse is beyond doubt worse.")
     resamples: int = Field(default=200, ge=50, le=10_000)
     min_positives: int = Field(default=20, ge=1)
 
 
 class CalibrationGate(Frozen):
-    """Whether a score of p means that a share of p is positive, on the holdout."""
+    """Whether a score of p means that a share of p is positive, on the holdout.
 
-    max_error: Share = Field(default=0.1, description="Expected calibration error.")
+    Of several classes: whether the class taken is right as often as its probability says. Of a
+    number: whether the mean label of rows with like predictions is what was predicted.
+    """
+
+    max_error: Share = Field(
+        default=0.1, description="Expected calibration error; of a number in sd of the label."
+    )
     max_ratio: float = Field(
         default=3, gt=1, description="Mean score to share of positives: so many times off."
     )
 
 
 class SliceGate(Frozen):
-    """Ranking inside each value of a column; values with too few positives are not judged."""
+    """Ranking inside each value of a column; values with too few positives are not judged.
+
+    Of several classes each against the rest; of a number what is above the slice's median.
+    """
 
     columns: tuple[Column, ...] = Field(
         default=(), description="Default: the categorical features."
@@ -103,21 +121,38 @@ class ServingGate(Frozen):
 
 
 class GoldenCase(Frozen):
-    """A row that every model must get right: a feature left out is null."""
+    """A row that every model must get right: a feature left out is null.
+
+    Bounds are of the score: a probability, or the number predicted; of several classes, that of
+    the one named by `of`.
+    """
 
     name: Name
     row: dict[str, float | str | None] = Field(min_length=1)
-    at_least: Share = 0
-    at_most: Share = 1
+    of: str | int | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _has_bound(self) -> Self:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError(f"golden case '{self.name}' needs 'at_least' or 'at_most'")
+        return self
 
 
 class FairnessGate(Frozen):
     """Ratio of the lowest to the highest value among the groups of a column."""
 
     group: Column
-    metric: Literal["recall", "alert_rate"] = "recall"
+    metric: Literal["recall", "alert_rate"] | None = Field(
+        default=None,
+        description="Default: recall; of several classes it is the accuracy, of a number the mean "
+        "absolute error.",
+    )
     min_ratio: Share = 0.8
-    min_positives: int = Field(default=20, ge=1)
+    min_positives: int = Field(
+        default=20, ge=1, description="Of a group; where the target is not binary: rows."
+    )
 
 
 class PoisoningGate(Frozen):
@@ -125,7 +160,9 @@ class PoisoningGate(Frozen):
 
     source: Column
     max_positive_share: Share = Field(
-        default=0.8, description="Of all training positives, from one source."
+        default=0.8,
+        description="Of all training positives (each class; labels above the median), from one "
+        "source.",
     )
     max_rate_factor: float = Field(
         default=3, gt=1, description="Label rate of a source, newest days to earlier ones."
@@ -136,7 +173,11 @@ class StabilityGate(Frozen):
     """Decisions under small noise on the numeric features."""
 
     noise: Share = Field(default=0.01, description="In standard deviations of each feature.")
-    max_flipped: Share = Field(default=0.25, description="Of the alerts.")
+    max_flipped: Share = Field(
+        default=0.25,
+        description="Of the alerts; of several classes of the rows; of a number the share of rows "
+        "that move by more than a tenth of the labels' sd.",
+    )
 
 
 class Approval(Frozen):
@@ -154,7 +195,7 @@ class Gates(Frozen):
     features: FeatureGate = FeatureGate()
     history: HistoryGates = HistoryGates()
     leakage: LeakageGate = LeakageGate()
-    floors: dict[str, float] = Field(min_length=1, description="Metric name: lowest allowed value.")
+    floors: dict[str, float] = Field(min_length=1, description="Metric name: worst allowed value.")
     costs: Costs | None = None
     champion: ChampionGate = ChampionGate()
     calibration: CalibrationGate | None = CalibrationGate()

@@ -3,7 +3,12 @@
 import numpy as np
 
 from mlcicd_assets.ml.estimator import column_arrays
-from mlcicd_assets.ml.metrics import NAN, calibration_curve, calibration_error
+from mlcicd_assets.ml.metrics import (
+    NAN,
+    calibration_bins,
+    calibration_curve,
+    calibration_error,
+)
 from mlcicd_assets.ml.policy import CalibrationGate, GoldenCase, StabilityGate
 from mlcicd_assets.ml.scored import Finding, Scored
 
@@ -11,15 +16,24 @@ SEED = 20_260_101
 
 
 def find_miscalibration(scored: Scored, rule: CalibrationGate) -> Finding:
-    """A score of p means that a share of p is positive."""
-    curve = calibration_curve(scored.labels, scored.scores)
+    """A score of p means that a share of p is positive; a number is right on average."""
+    happened, expected = scored.target.claims(scored.labels, scored.scores)
+    if scored.spec.label.target == "regression":
+        error = calibration_error(calibration_bins(happened, expected))
+        return Finding(
+            f"error {error:.4f} sd of the label",
+            f"error <= {rule.max_error:g}",
+            len(expected),
+            [] if error <= rule.max_error else ["rows with like predictions are off on average"],
+        )
+    curve = calibration_curve(happened, expected)
     error = calibration_error(curve)
-    ratio = float(scored.scores.mean() / scored.labels.mean()) if curve else NAN
+    ratio = float(expected.mean() / happened.mean()) if curve else NAN
     good = error <= rule.max_error and 1 / rule.max_ratio <= ratio <= rule.max_ratio
     return Finding(
         f"error {error:.4f}, mean score {ratio:.3f} times the share of positives",
         f"error <= {rule.max_error:g}, within a factor of {rule.max_ratio:g}",
-        len(scored.scores),
+        len(expected),
         [] if good else ["scores are no probabilities here"],
     )
 
@@ -32,11 +46,13 @@ def find_wrong_cases(scored: Scored, cases: tuple[GoldenCase, ...]) -> Finding:
         else np.array([case.row.get(column.name) or "" for case in cases], dtype=object)
         for column in scored.columns
     }
-    faults = [
-        f"{case.name} scores {score:.4f}, must be from {case.at_least:g} to {case.at_most:g}"
-        for case, score in zip(cases, scored.scorer.score(rows), strict=True)
-        if not case.at_least <= score <= case.at_most
-    ]
+    classes, faults = scored.spec.label.classes, list[str]()
+    for case, found in zip(cases, scored.scorer.score(rows), strict=True):
+        score = found if case.of is None else found[classes.index(case.of)]
+        if case.at_least is not None and not score >= case.at_least:
+            faults.append(f"{case.name} scores {score:.4f}, must be at least {case.at_least:g}")
+        if case.at_most is not None and not score <= case.at_most:
+            faults.append(f"{case.name} scores {score:.4f}, must be at most {case.at_most:g}")
     return Finding(f"{len(faults)} wrong", "0 wrong", len(cases), faults)
 
 
@@ -47,11 +63,15 @@ def find_instability(scored: Scored, rule: StabilityGate) -> Finding:
     for name, values in rows.items():
         if values.dtype != object and np.isfinite(values).any():
             rows[name] = values + rng.normal(0, rule.noise * np.nanstd(values), len(values))
-    alerts, noisy = int(scored.alerts.sum()), scored.scorer.score(rows) >= scored.threshold
-    share = float((noisy != scored.alerts).sum() / alerts) if alerts else NAN
+    target, decisions = scored.target, scored.decisions
+    noisy = target.decide(scored.scorer.score(rows), scored.threshold)
+    is_binary = scored.spec.label.target == "binary"
+    of, count = ("alerts", int(decisions.sum())) if is_binary else ("rows", len(decisions))
+    flipped = target.changed(scored.labels, decisions, noisy).sum()
+    share = float(flipped / count) if count else NAN
     return Finding(
-        f"decisions flipped: {share:.4f} of {alerts} alerts",
-        f"flipped <= {rule.max_flipped:g} of the alerts, at noise of {rule.noise:g} sd",
+        f"decisions flipped: {share:.4f} of {count} {of}",
+        f"flipped <= {rule.max_flipped:g} of the {of}, at noise of {rule.noise:g} sd",
         len(scored.scores),
         [] if share <= rule.max_flipped else ["decisions hang on noise, or there is no alert"],
     )

@@ -9,11 +9,15 @@ from mlcicd_assets.ml.schema import FeatureColumn
 from mlcicd_assets.ml.scoring import Scorer
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.splitting import Split
+from mlcicd_assets.ml.target import Target
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """One model, the split it is judged on, and its holdout's labels, scores and alerts (rows,)."""
+    """One model, the split it is judged on, and its holdout's labels, scores and decisions.
+
+    Their shapes and meanings: ml/target.py. `threshold` is None unless the target is binary.
+    """
 
     spec: PipelineSpec
     split: Split
@@ -21,10 +25,15 @@ class Scored:
     training_key: str
     columns: tuple[FeatureColumn, ...]
     scorer: Scorer
-    threshold: float
+    threshold: float | None
     labels: Array
     scores: Array
-    alerts: Array
+    decisions: Array
+
+    @property
+    def target(self) -> Target:
+        """What is measured and decided here."""
+        return self.spec.label.known_target()
 
 
 @dataclass(frozen=True)

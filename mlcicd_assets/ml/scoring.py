@@ -16,7 +16,7 @@ from mlcicd_assets.ml.errors import BundleError
 
 Floats = NDArray[np.float64]
 
-FORMAT: Final = 1
+FORMATS: Final = (1, 2)  # the second: several classes, and numbers
 CHUNK_ROWS: Final = 500  # measured: the work arrays of a few hundred trees stay in the cache
 STEPS_BETWEEN_REST: Final = 4  # measured: how often the walks that reached a leaf are set aside
 TREE_ARRAYS: Final = {
@@ -40,14 +40,14 @@ class ExportedModel:
 
 
 class Scorer:
-    """A binary classifier as plain arrays (made by `ml/export.py`).
+    """A model as plain arrays (made by `ml/export.py`).
 
     Raises:
         BundleError: made by another version, or a tree leads outside the arrays.
     """
 
     def __init__(self, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        if meta.get("format") != FORMAT:
+        if meta.get("format") not in FORMATS:
             raise BundleError(
                 "this model is not of the format that this version reads: train again"
             )
@@ -62,18 +62,19 @@ class Scorer:
         self._model = _Trees(meta, arrays, self._width) if trees else _Linear(meta, arrays)
 
     def score(self, columns: Mapping[str, np.ndarray]) -> Floats:
-        """Return the probability of the positive class, float64 of shape (n,).
+        """Return the probability of the positive class, or the number: float64 of shape (n,).
 
+        Of several classes the probabilities of all, shape (n, classes).
         `columns` holds one (n,) array per input: float64 with NaN for null, or an object array
         of str with "" for null. A number beyond float32 counts as infinite where scikit-learn
         itself compares in float32.
         """
         rows = len(next(iter(columns.values())))
-        scores = np.empty(rows, dtype=np.float64)
-        for start in range(0, rows, CHUNK_ROWS):
-            part = slice(start, min(start + CHUNK_ROWS, rows))
-            scores[part] = self._model.score(self._matrix(columns, part))
-        return scores
+        parts = [
+            self._model.score(self._matrix(columns, slice(start, min(start + CHUNK_ROWS, rows))))
+            for start in range(0, max(rows, 1), CHUNK_ROWS)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _matrix(self, columns: Mapping[str, np.ndarray], part: slice) -> Floats:
         x = np.zeros((part.stop - part.start, self._width), dtype=np.float64)
@@ -94,8 +95,8 @@ class _Trees:
     ) -> None:
         _check_nodes(arrays, width)
         self._single = meta["compare"] == "float32"
-        self._mean = meta["combine"] == "mean"
-        self._baseline: float = meta["baseline"]
+        self._combine: str = meta["combine"]
+        self._baseline: Any = np.array(meta["baseline"])
         self._roots = arrays["roots"].astype(np.intp)
         self._feature = arrays["feature"].astype(np.intp)
         self._threshold = arrays["threshold"]
@@ -111,10 +112,14 @@ class _Trees:
                 x = x.astype(np.float32).astype(np.float64)
         values = self._value[self._leaves(x)]
         # cumsum adds strictly in tree order, as scikit-learn does; sum() would add in pairs.
-        if self._mean:
+        if self._combine == "mean":
             return np.cumsum(values, axis=0)[-1] / len(self._roots)
+        if self._baseline.ndim:  # each round has a tree for each class, one after the other
+            classes = len(self._baseline)
+            rounds = values.reshape(len(values) // classes, classes, values.shape[1])
+            values = rounds.transpose(0, 2, 1)
         values[0] += self._baseline
-        return _logistic(np.cumsum(values, axis=0)[-1])
+        return _LINKS[self._combine](np.cumsum(values, axis=0)[-1])
 
     def _leaves(self, x: Floats) -> NDArray[np.intp]:
         """Node reached by each row in each tree, shape (trees, rows)."""
@@ -141,20 +146,48 @@ class _Linear:
 
     def __init__(self, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         self._arrays = arrays
-        self._intercept: float = meta["intercept"]
+        self._intercept: Any = np.array(meta["intercept"])
+        self._link = _LINKS[meta.get("combine", "logistic")]
 
     def score(self, x: Floats) -> Floats:
         fill, mean, scale, coefficient = (self._arrays[name] for name in LINEAR_ARRAYS)
         numbers = x[:, : len(fill)]
         x[:, : len(fill)] = (np.where(np.isnan(numbers), fill, numbers) - mean) / scale
         # Summed row by row, so a score does not depend on the batch it came in (BLAS may).
-        return _logistic((x * coefficient).sum(axis=1) + self._intercept)
+        if self._intercept.ndim:
+            x = x[:, np.newaxis, :]
+        return self._link((x * coefficient).sum(axis=-1) + self._intercept)
 
 
 def _logistic(raw: Floats) -> Floats:
     """1 / (1 + exp(-raw)), without overflow on either side."""
     tail = np.exp(-np.abs(raw))
     return np.where(raw >= 0, 1.0, tail) / (1.0 + tail)
+
+
+def _softmax(raw: Floats) -> Floats:
+    """Probabilities along the last axis, without overflow."""
+    shares = np.exp(raw - raw.max(axis=-1, keepdims=True))
+    return shares / shares.sum(axis=-1, keepdims=True)
+
+
+def _identity(raw: Floats) -> Floats:
+    return raw
+
+
+_LINKS: Final = {
+    "logistic": _logistic,
+    "softmax": _softmax,
+    "identity": _identity,
+    "exp": np.exp,
+}
+
+
+def largest_difference(scores: Floats, expected: Floats) -> float:
+    """Return the largest difference, relative where a number is above 1; NaN never is small."""
+    if scores.shape != expected.shape:
+        return float("nan")
+    return float(np.max(np.abs(scores - expected) / np.maximum(np.abs(expected), 1), initial=0))
 
 
 def _check_nodes(arrays: Mapping[str, np.ndarray], width: int) -> None:

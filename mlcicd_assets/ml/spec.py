@@ -8,18 +8,26 @@ from pydantic import Field, model_validator
 
 from mlcicd_assets.ml.frozen import Column, Frozen, Name
 from mlcicd_assets.ml.policy import Gates
+from mlcicd_assets.ml.target import Target, target_of
 
 TablePath = Annotated[str, Field(min_length=1, max_length=500)]
 OnBreak = Literal["quarantine", "fail"]
 
 # What the plain-array scorer can reproduce exactly (ml/export.py); anything else is refused here.
-Estimator = Literal[
+CLASSIFIERS = (
     "HistGradientBoostingClassifier",
     "RandomForestClassifier",
     "ExtraTreesClassifier",
     "DecisionTreeClassifier",
     "LogisticRegression",
-]
+)
+REGRESSORS = (
+    "HistGradientBoostingRegressor",
+    "RandomForestRegressor",
+    "ExtraTreesRegressor",
+    "DecisionTreeRegressor",
+    "Ridge",
+)
 
 
 class Source(Frozen):
@@ -54,7 +62,13 @@ class Label(Frozen):
     """What is predicted, and from when on it may be believed."""
 
     column: Column
-    positive: str | int | bool = Field(default=1, description="The value that means 'yes'.")
+    target: Literal["binary", "multiclass", "regression"] = "binary"
+    positive: str | int | bool = Field(
+        default=1, description="The value that means 'yes' (binary only)."
+    )
+    classes: tuple[str | int, ...] = Field(
+        default=(), description="All values, three or more (multiclass only)."
+    )
     source: Source | None = Field(
         default=None, description="A table or folder of its own: key, label, known_at."
     )
@@ -63,8 +77,32 @@ class Label(Frozen):
         default=0, ge=0, description="Age of a row from which its label counts as final."
     )
     absent: Literal["unknown", "negative"] = Field(
-        default="unknown", description="What a mature row without a label is."
+        default="unknown", description="What a mature row without a label is (binary only)."
     )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        several = self.target == "multiclass"
+        if several != bool(self.classes):
+            raise ValueError("'classes' goes with target multiclass: give both or neither")
+        if several and (len({*self.classes}) < 3 or len({*self.classes}) < len(self.classes)):
+            raise ValueError("'classes' must name three or more different values")
+        if len({type(value) for value in self.classes}) > 1:
+            raise ValueError("'classes' must be all texts or all whole numbers")
+        if self.target != "binary" and self.absent == "negative":
+            raise ValueError("'absent: negative' is for a binary target")
+        return self
+
+    @property
+    def evidence(self) -> str:
+        """Say what `Target.judged` counts."""
+        return {"binary": "positives", "multiclass": "rows of the rarest class"}.get(
+            self.target, "labelled rows"
+        )
+
+    def known_target(self) -> Target:
+        """Return what is measured and decided for this label."""
+        return target_of(self.target, self.classes)
 
 
 class ContractColumn(Frozen):
@@ -165,7 +203,7 @@ class Split(Frozen):
 class Training(Frozen):
     """The estimator and all that decides what it learns."""
 
-    estimator: Estimator
+    estimator: str = Field(description=f"One of {', '.join((*CLASSIFIERS, *REGRESSORS))}.")
     parameters: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
     threads: int = Field(
@@ -216,6 +254,11 @@ class PipelineSpec(Frozen):
     evaluation: Evaluation = Evaluation()
     gates: Gates
     schedule: str | None = Field(default=None, description="Cron, UTC. Default: sensor only.")
+    freshness_hours: int | None = Field(
+        default=None,
+        ge=1,
+        description="The UI warns when nothing new was materialized for so long.",
+    )
 
     @model_validator(mode="after")
     def _columns_exist(self) -> Self:
@@ -229,6 +272,34 @@ class PipelineSpec(Frozen):
         for owner in self.owners:
             if not re.fullmatch(r"team:[A-Za-z0-9_-]+|[^@\s]+@[^@\s]+\.[^@\s]+", owner):
                 raise ValueError(f"owner '{owner}' must be an e-mail address or 'team:name'")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_target(self) -> Self:
+        allowed = REGRESSORS if self.label.target == "regression" else CLASSIFIERS
+        if self.training.estimator not in allowed:
+            raise ValueError(
+                f"'{self.training.estimator}' cannot serve a {self.label.target} target: choose "
+                f"one of {', '.join(allowed)}"
+            )
+        target, metric = self.label.known_target(), self.gates.champion.metric
+        if metric not in {None, *target.compared}:
+            raise ValueError(
+                f"gates.champion.metric '{metric}' is not one of {', '.join(target.compared)}"
+            )
+        if self.label.target != "binary":
+            rates = any("label_rate" in windows.stats for windows in self.features.windows)
+            fairness = self.gates.fairness
+            binary_only = {
+                "gates.costs": self.gates.costs,
+                "split.drop_known_positive": self.split.drop_known_positive,
+                "evaluation.entity_precision": self.evaluation.entity_precision,
+                "the windows' label_rate": rates,
+                "gates.fairness.metric": fairness and fairness.metric,
+            }
+            given = [name for name, value in binary_only.items() if value]
+            if given:
+                raise ValueError(f"{', '.join(given)}: only a binary target has it; remove it")
         return self
 
     @model_validator(mode="before")

@@ -18,7 +18,7 @@ DAY = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Split:
-    """Two disjoint frames with all columns of the features, `label` filled with 0 or 1.
+    """Two disjoint frames with all columns of the features, `label` never null.
 
     Bounds are half open, UTC: all training rows lie in [train_from, train_until), the holdout's
     in [holdout_from, holdout_until). A share may cut between rows of one moment: that moment
@@ -166,10 +166,10 @@ def _labelled(part: "pl.DataFrame", known_until: datetime, spec: PipelineSpec) -
 def _check(
     part: "pl.DataFrame", spec: PipelineSpec, *, what: str, start: datetime, end: datetime
 ) -> None:
-    positives = int(part[LABEL].sum())
-    if positives in {0, part.height}:
+    missing = spec.label.known_target().missing(part[LABEL].to_numpy())
+    if missing:
         raise NotEnoughData(
             f"'{spec.name}': the {what} part from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} "
-            f"UTC has {part.height} rows and {positives} positives; both classes are needed: wait "
-            "for more (mature) data, or change split in defs.yaml"
+            f"UTC has {part.height} rows and {missing}: wait for more (mature) data, or change "
+            "split in defs.yaml"
         )

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained scikit-learn pipeline, its decision threshold, and what the fit cost."""
+    """A trained scikit-learn pipeline, what the fit cost, and the threshold of a binary one."""
 
     pipeline: "Pipeline"
-    threshold: float
+    threshold: float | None
     seconds: float
 
 
@@ -58,23 +58,29 @@ def training_key(train: "pl.DataFrame", spec: PipelineSpec) -> str:
 
 
 def fit(train: "pl.DataFrame", spec: PipelineSpec) -> Fitted:
-    """Train on all of `train`; choose the threshold with a probe that never saw its slice.
+    """Train on all of `train`; where the target is binary, choose the decision threshold.
 
-    The probe is the same pipeline fitted on the earlier rows and scored on the last
-    `threshold_slice` of them, so neither training scores nor the holdout decide the threshold.
-    It is the cheapest where the policy has costs, else the one of the highest F1.
+    By a probe that never saw its slice: the same pipeline fitted on the earlier rows and scored
+    on the last `threshold_slice` of them, so neither training scores nor the holdout decide the
+    threshold. It is the cheapest where the policy has costs, else the one of the highest F1.
 
     Raises:
         NotEnoughData: one of the two parts lacks a class.
         SpecError: the estimator does not know a parameter.
     """
     started = time.process_time()
-    columns = feature_columns(spec)
     train = train.sort(spec.time.column, *spec.key)
+    threshold = _threshold(train, spec) if spec.label.target == "binary" else None
+    pipeline = _fit(train, spec, feature_columns(spec))
+    return Fitted(pipeline, threshold, time.process_time() - started)
+
+
+def _threshold(train: "pl.DataFrame", spec: PipelineSpec) -> float:
+    columns = feature_columns(spec)
     cut = round(train.height * (1 - spec.training.threshold_slice))
     early, late = train.head(cut), train.slice(cut)
     for part, name in ((early, "earlier rows"), (late, "threshold slice")):
-        if part["label"].n_unique() < 2:
+        if part[LABEL].n_unique() < 2:
             raise NotEnoughData(
                 f"model '{spec.name}': the {name} of the training window ({part.height:,} rows) "
                 "hold only one class: widen split.train_days or training.threshold_slice"
@@ -83,11 +89,8 @@ def fit(train: "pl.DataFrame", spec: PipelineSpec) -> Fitted:
     scores = probe.predict_proba(model_frame(late, columns))[:, 1]
     costs = spec.gates.costs
     if costs is None:
-        threshold = best_f1_threshold(late["label"].to_numpy(), scores)
-    else:
-        threshold = best_cost_threshold(scores, row_costs(late, costs))
-    pipeline = _fit(train, spec, columns)
-    return Fitted(pipeline, threshold, time.process_time() - started)
+        return best_f1_threshold(late[LABEL].to_numpy(), scores)
+    return best_cost_threshold(scores, row_costs(late, costs))
 
 
 def best_f1_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -130,4 +133,4 @@ def _fit(
     pipeline = make_pipeline(spec.training, columns)
     # The number of threads changes the last bits that boosting learns: not OMP_NUM_THREADS's say.
     with threadpool_limits(limits=spec.training.threads):
-        return pipeline.fit(model_frame(frame, columns), frame["label"].to_numpy())
+        return pipeline.fit(model_frame(frame, columns), frame[LABEL].to_numpy())

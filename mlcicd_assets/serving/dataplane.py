@@ -11,8 +11,9 @@ import numpy as np
 
 from mlcicd_assets.ml.errors import RequestError
 from mlcicd_assets.ml.schema import FeatureColumn
+from mlcicd_assets.ml.target import Regression
 from mlcicd_assets.serving.models import LiveModel
-from mlcicd_assets.serving.protocol import OUTPUTS, InferRequest, PredictRequest, Tensor
+from mlcicd_assets.serving.protocol import InferRequest, PredictRequest, Tensor
 
 # JSON types a caller may send for each datatype, null apart. bool is no number here.
 NUMBERS: Final[dict[str, set[type]]] = {
@@ -60,14 +61,21 @@ def predict_columns(
 
 
 def infer_answer(request: InferRequest, name: str, live: LiveModel, scores: np.ndarray) -> Any:
-    """Return the v2 response for these scores, shape (n,)."""
-    values = {"score": scores, "decision": scores >= live.bundle.threshold}
-    wanted = [output.name for output in request.outputs] or list(OUTPUTS)
+    """Return the v2 response for these scores, shape (n,) or (n, classes).
+
+    Raises:
+        RequestError: a decision is wanted of a model that predicts a number.
+    """
+    kinds = _outputs(live)
+    wanted = [output.name for output in request.outputs] or list(kinds)
+    if set(wanted) - kinds.keys():
+        raise RequestError("this model predicts a number: its only output is 'score'")
+    values = {"score": scores, "decision": _decisions(live, scores)}
     outputs = [
         {
             "name": output,
-            "datatype": OUTPUTS[output],
-            "shape": [len(scores)],
+            "datatype": kinds[output],
+            "shape": list(values[output].shape),
             "data": values[output].tolist(),
         }
         for output in wanted
@@ -77,22 +85,32 @@ def infer_answer(request: InferRequest, name: str, live: LiveModel, scores: np.n
 
 
 def predict_answer(name: str, live: LiveModel, scores: np.ndarray) -> Any:
-    """Return the answer for one row: its score, and the decision at the model's threshold."""
-    return {
-        "model": name,
-        "version": live.version,
-        "score": float(scores[0]),
-        "decision": bool(scores[0] >= live.bundle.threshold),
-        "threshold": live.bundle.threshold,
-    }
+    """Return the answer for one row: its score (of several classes one each), and the decision."""
+    score, classes = scores[0].tolist(), live.bundle.target.classes
+    if classes:
+        score = dict(zip(map(str, classes), score, strict=True))
+    answer: dict[str, Any] = {"model": name, "version": live.version, "score": score}
+    if "decision" in _outputs(live):
+        answer["decision"] = _decisions(live, scores)[0].item()
+    if live.bundle.threshold is not None:
+        answer["threshold"] = live.bundle.threshold
+    return answer
 
 
 def metadata_answer(name: str, live: LiveModel, failure: Mapping[str, str | None]) -> Any:
     """Return the v2 description of a model, and what keeps a newer bundle from serving."""
     inputs = [(c.name, "BYTES" if c.kind == "category" else "FP64") for c in live.bundle.columns]
-    parts = {"inputs": inputs, "outputs": OUTPUTS.items()}
+    parts = {"inputs": inputs, "outputs": _outputs(live).items()}
+    classes = live.bundle.target.classes
     tensors = {
-        part: [{"name": tensor, "datatype": kind, "shape": [-1]} for tensor, kind in members]
+        part: [
+            {
+                "name": tensor,
+                "datatype": kind,
+                "shape": [-1, len(classes)] if classes and tensor == "score" else [-1],
+            }
+            for tensor, kind in members
+        ]
         for part, members in parts.items()
     }
     return {
@@ -104,9 +122,26 @@ def metadata_answer(name: str, live: LiveModel, failure: Mapping[str, str | None
             "version": live.version,
             "digest": live.bundle.digest,
             "threshold": live.bundle.threshold,
+            **({"classes": classes} if classes else {}),
             **failure,
         },
     }
+
+
+def _outputs(live: LiveModel) -> dict[str, str]:
+    """Return the outputs of a model with their datatypes."""
+    target = live.bundle.target
+    if isinstance(target, Regression):
+        return {"score": "FP64"}
+    of_class = "BYTES" if target.classes and isinstance(target.classes[0], str) else "INT64"
+    return {"score": "FP64", "decision": of_class if target.classes else "BOOL"}
+
+
+def _decisions(live: LiveModel, scores: np.ndarray) -> np.ndarray:
+    """Return what is decided: an alert or none, or a class."""
+    target = live.bundle.target
+    decided = target.decide(scores, live.bundle.threshold)
+    return np.array(target.classes)[decided] if target.classes else decided
 
 
 def _check_names(given: Mapping[str, object], columns: Sequence[FeatureColumn]) -> None:

@@ -7,7 +7,6 @@ import msgspec
 from mlcicd_assets.ml.errors import RequestError
 
 MAX_ROWS: Final = 10_000
-OUTPUTS: Final = {"score": "FP64", "decision": "BOOL"}
 Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_ROWS)]
 T = TypeVar("T")
 

@@ -24,10 +24,10 @@ from mlcicd_assets.ml import (
     groups,
     history,
     leakage,
-    metrics,
     point_in_time,
     promotion,
     robustness,
+    target,
 )
 from mlcicd_assets.ml.estimator import column_arrays
 from mlcicd_assets.ml.promotion import Decision
@@ -84,7 +84,7 @@ def with_holdout(scored: Scored, rows: pl.DataFrame) -> Scored:
     scores = scored.scorer.score(column_arrays(rows, scored.columns))
     labels, alerts = rows["label"].to_numpy(), scores >= scored.threshold
     split = replace(scored.split, holdout=rows)
-    return replace(scored, split=split, labels=labels, scores=scores, alerts=alerts)
+    return replace(scored, split=split, labels=labels, scores=scores, decisions=alerts)
 
 
 def with_train(scored: Scored, rows: pl.DataFrame) -> Scored:
@@ -156,13 +156,13 @@ WRONG_ROWS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         lambda honest, scored: honest(with_holdout(scored, scored.split.train)),
     ),
     "not_worse_than_champion": (
-        metrics.compare_paired,
-        lambda honest, y, *words, **how: honest(np.roll(y, 7), *words, **how),
+        target.compare_paired,
+        lambda honest, kind, y, *words, **how: honest(kind, np.roll(y, 7), *words, **how),
     ),
     "scorer_parity": (
         evaluation_run._parity,
-        lambda honest, where, scored, *rest: honest(
-            where, with_holdout(scored, scored.split.holdout.head(3)), *rest
+        lambda honest, scored, *rest: honest(
+            with_holdout(scored, scored.split.holdout.head(3)), *rest
         ),
     ),
     "serving_trial": (serving_trial.try_serving, the_live_bundle),

@@ -25,11 +25,12 @@ import yaml
 
 from mlcicd_assets.io.evaluation_run import BOOTSTRAP_SEED
 from mlcicd_assets.ml import estimator, features, metrics, splitting, training
-from mlcicd_assets.ml.metrics import Comparison, compare_paired, compare_resampled
+from mlcicd_assets.ml.metrics import Comparison, compare_resampled
 from mlcicd_assets.ml.model_gates import champion_gate
 from mlcicd_assets.ml.promotion import comparison_of, decide
 from mlcicd_assets.ml.schema import feature_columns
 from mlcicd_assets.ml.spec import PipelineSpec
+from mlcicd_assets.ml.target import compare_paired, target_of
 from mlcicd_assets.simulation import cards, config, population
 from mlcicd_assets_tests.conftest import ROOT
 
@@ -42,6 +43,7 @@ SPEC = PipelineSpec.model_validate(
     yaml.safe_load((ROOT / "mlcicd_assets/defs/card_fraud/defs.yaml").read_text())["attributes"]
 )
 RULE = SPEC.gates.champion
+METRIC = RULE.metric or SPEC.label.known_target().compared[0]
 EVERYTHING = tuple(column.name for column in feature_columns(SPEC))
 STEP = timedelta(days=SPEC.split.holdout_days)
 MATURITY = timedelta(days=SPEC.label.matures_after_days)
@@ -68,7 +70,7 @@ def cache_folder() -> Path:
     modules = (cards, config, population, estimator, features, metrics, splitting, training)
     sources = [Path(module.__file__ or "").read_bytes() for module in modules]
     spec = SPEC.model_dump_json(exclude={"gates"})
-    parts = (spec, RULE.metric, RULE.resamples, WORLD, TRAIN_DAYS, STARTS, HOLDOUTS)
+    parts = (spec, METRIC, RULE.resamples, WORLD, TRAIN_DAYS, STARTS, HOLDOUTS)
     text = b"".join([*sources, repr(parts).encode()])
     folder = Path(gettempdir()) / f"mlcicd-promotion-{hashlib.sha256(text).hexdigest()[:16]}"
     folder.mkdir(exist_ok=True)
@@ -119,7 +121,7 @@ def measure(model: Model, folder: Path) -> None:
         scores = fitted.predict_proba(inputs[[one.name for one in columns]])[:, 1]
         kept.setdefault("scores", scores)
         resampled = metrics._weighted_metrics(labels, scores, weights(len(labels)))
-        kept[str(number)] = resampled[RULE.metric]
+        kept[str(number)] = resampled[METRIC]
     partial = model.file(folder).with_suffix(".partial.npz")
     np.savez(partial, **kept)
     partial.rename(model.file(folder))
@@ -137,17 +139,24 @@ class Measured:
         self.kept = {model: dict(np.load(model.file(folder))) for model in models}
         one, other = models[0], models[-1]
         assert self.compare(0, one, other) == compare_paired(
+            target_of("binary"),
             self.labels[0],
             self.kept[one]["scores"],
             self.kept[other]["scores"],
-            metric=RULE.metric,
+            metric=METRIC,
             resamples=RULE.resamples,
             seed=BOOTSTRAP_SEED,
         )
 
     def compare(self, holdout: int, candidate: Model, champion: Model) -> Comparison:
         ours, theirs = (self.kept[model][str(holdout)] for model in (candidate, champion))
-        return compare_resampled(RULE.metric, self.labels[holdout], ours, theirs)
+        return compare_resampled(
+            METRIC,
+            ours,
+            theirs,
+            rows=len(self.labels[holdout]),
+            positives=self.labels[holdout].sum(),
+        )
 
     def ours(self, holdout: int, candidate: Model, champion: Model) -> str:
         """What the real gate and the real decision make of this candidate."""
@@ -222,7 +231,7 @@ def describe(name: str, measured: Measured, models: list[Model]) -> None:
     rows = np.mean([len(labels) for labels in measured.labels])
     positives = np.mean([labels.sum() for labels in measured.labels])
     print(
-        f"\n{name}: {len(models)} models, {RULE.metric} {values.mean():.3f} (sd between models "
+        f"\n{name}: {len(models)} models, {METRIC} {values.mean():.3f} (sd between models "
         f"{values.mean(axis=1).std():.4f}), {HOLDOUTS} holdouts of {rows:.0f} rows with "
         f"{positives:.0f} positives on average"
     )

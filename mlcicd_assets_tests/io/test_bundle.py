@@ -133,7 +133,7 @@ CRAFTED: dict[str, Callable[[Path], Any]] = {
     "document missing": lambda f: (f / "model.json").unlink(),
     "other model": replaced(b'"card_fraud"', b'"other"'),
     "no threshold": replaced(b"0.5", b"null"),
-    "other version": replaced(b'"format": 1', b'"format": 2'),
+    "other version": replaced(b'"format": 1', b'"format": 3'),
     "other field": replaced(b'"kind": "linear"', b'"sort": "linear"'),
 }
 

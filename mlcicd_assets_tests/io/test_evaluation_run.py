@@ -21,7 +21,7 @@ MONEY = {
     "gates__champion": {"metric": "saving", "min_positives": 5, "margin": 0.02},
     "gates__floors": {"roc_auc": 0.1},
     "gates__serving": {"requests": 20},
-    "gates__golden_set": [{"name": "calm", "row": {"channel": "chip"}}],
+    "gates__golden_set": [{"name": "calm", "row": {"channel": "chip"}, "at_most": 1}],
     "gates__slices": {"columns": ["channel"], "min_roc_auc": 0},
     "gates__calibration": None,
 }
@@ -29,7 +29,7 @@ MONEY = {
 
 def evaluated(spec: PipelineSpec) -> Evaluation:
     candidate = stored_value(MODEL, "trained_model", ModelVersionRef)
-    return evaluate(Settings.from_env(), ledger(), spec, candidate)
+    return evaluate(Settings.from_env(), spec, candidate, live=ledger().live(spec.name))
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_models_are_compared_by_money_each_at_its_own_threshold(live: PipelineSp
 def evaluated_saving(made: Evaluation) -> float:
     """The champion's saving, reckoned by hand."""
     assert made.champion is not None
-    rows, alerts = made.champion.split.holdout, made.champion.alerts
+    rows, alerts = made.champion.split.holdout, made.champion.decisions
     amount, fraud = rows["amount"].to_numpy(), rows["label"].to_numpy() == 1
     cost = 20 * (alerts & ~fraud).sum() + amount[fraud & ~alerts].sum()
     return 1 - cost / min(20 * (~fraud).sum(), amount[fraud].sum())

@@ -86,6 +86,6 @@ def scored(
         "threshold": 0.2,
         "labels": holdout["label"].to_numpy(),
         "scores": scores,
-        "alerts": scores >= 0.2,
+        "decisions": scores >= 0.2,
     }
     return Scored(**{**parts, **changes})

@@ -166,8 +166,11 @@ def test_impossible_columns_are_refused(column: dict[str, Any], message: str) ->
     ("changes", "message"),
     [
         ({"time": {"column": "at", "zone": "Mars/Base"}}, "Mars/Base"),
-        ({"label": {"column": "kind", "source": None}}, "'positive' cannot be 1"),
-        ({"label": {"column": "limit", "source": None, "positive": "x"}}, "cannot be 'x'"),
+        (
+            {"label": {"column": "kind", "source": None}},
+            "kind' is a string: with target binary and 1 it must be integer",
+        ),
+        ({"label": {"column": "limit", "source": None, "positive": "x"}}, "'x' it must be string"),
     ],
 )
 def test_impossible_times_and_labels_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -86,9 +86,18 @@ def test_no_alert_at_all_is_a_threshold_above_every_score(highest: float) -> Non
         ({"gates__leakage": {"disjoint": "gone"}}, "'gone', which is no column"),
         ({"gates__fairness": {"group": "gone"}}, "'gone', which is no column"),
         ({"gates__poisoning": {"source": "gone"}}, "'gone', which is no column"),
-        ({"gates__golden_set": [{"name": "one", "row": {"gone": 1}}]}, "case 'one': 'gone' is no"),
-        ({"gates__golden_set": [{"name": "one", "row": {"amount": ""}}]}, "'amount' is no"),
-        ({"gates__golden_set": [{"name": "one", "row": {"channel": 0}}]}, "'channel' is no"),
+        (
+            {"gates__golden_set": [{"name": "one", "row": {"gone": 1}, "at_most": 1}]},
+            "case 'one': 'gone' is no",
+        ),
+        (
+            {"gates__golden_set": [{"name": "one", "row": {"amount": ""}, "at_most": 1}]},
+            "'amount' is no",
+        ),
+        (
+            {"gates__golden_set": [{"name": "one", "row": {"channel": 0}, "at_most": 1}]},
+            "'channel' is no",
+        ),
     ],
 )
 def test_a_gate_that_asks_for_what_there_is_not_is_refused_at_once(gates: dict, words: str) -> None:
@@ -113,8 +122,8 @@ def test_the_columns_that_gates_read_stand_in_the_feature_table() -> None:
         gates__poisoning={"source": "terminal_id"},
         gates__leakage={"disjoint": "customer_id"},
         gates__golden_set=[
-            {"name": "one", "row": {"channel": None}},
-            {"name": "two", "row": {"channel": "chip"}},
+            {"name": "one", "row": {"channel": None}, "at_most": 1},
+            {"name": "two", "row": {"channel": "chip"}, "at_most": 1},
         ],
     )
     check_features(spec)

@@ -15,7 +15,7 @@ from mlcicd_assets_tests.ml.scoreds import DAY, HOLDOUT, ROWS, part, scored
 
 
 def champion_of(candidate: Scored, alerts: np.ndarray, **split: object) -> Scored:
-    return replace(candidate, alerts=alerts, split=replace(candidate.split, **split))
+    return replace(candidate, decisions=alerts, split=replace(candidate.split, **split))
 
 
 def test_importance_is_the_loss_of_auc_and_nothing_for_an_unused_input() -> None:
@@ -73,10 +73,10 @@ def test_inputs_of_only_one_of_the_models_are_told_apart() -> None:
 def test_flips_are_counted_by_direction_and_by_who_is_right(alert: bool) -> None:
     model = scored()
     shop = (model.split.holdout["shop"] == "b").to_numpy()
-    was = np.where(shop, not alert, model.alerts)
-    now = np.where(shop, alert, model.alerts)
+    was = np.where(shop, not alert, model.decisions)
+    now = np.where(shop, alert, model.decisions)
     positive = model.labels == 1
-    found = explain(replace(model, alerts=now), champion_of(model, was)).flips
+    found = explain(replace(model, decisions=now), champion_of(model, was)).flips
     count, right = int(shop.sum()), int((shop & (positive == alert)).sum())
     flipped = (count, right, 0, 0) if alert else (0, 0, count, right)
     assert found[0] == ("all rows", ROWS, *flipped)
@@ -93,7 +93,7 @@ def test_slices_are_ranked_by_their_share_and_small_ones_are_left_out() -> None:
     model = scored(holdout=holdout.with_columns(shops))
     flips = np.zeros(ROWS, dtype=bool)
     flips[:29] = flips[29:49] = flips[69:99] = True
-    found = explain(model, champion_of(model, model.alerts ^ flips)).flips
+    found = explain(model, champion_of(model, model.decisions ^ flips)).flips
     assert [one[:2] for one in found[:3]] == [
         ("all rows", ROWS),
         ("shop (null)", 30),
@@ -106,7 +106,7 @@ def test_rows_without_the_number_are_a_slice_of_their_own() -> None:
     numbers = pl.when(pl.int_range(pl.len()) < 100).then(None).otherwise("x").alias("x")
     model = scored(holdout=part(ROWS, HOLDOUT).with_columns(numbers))
     flips = np.arange(ROWS) < 100
-    found = explain(model, champion_of(model, model.alerts ^ flips)).flips
+    found = explain(model, champion_of(model, model.decisions ^ flips)).flips
     assert found[1][:2] == ("x (null)", 100)
 
 
@@ -120,7 +120,7 @@ def test_what_the_champion_was_trained_on_does_not_count() -> None:
     found = explain(model, champion)
     assert found.flips[0][1] == found.champion_metrics["rows"] == ROWS / 2
     assert found.champion_metrics["roc_auc"] == 0.5
-    late = champion_of(model, model.alerts, train_until=HOLDOUT + timedelta(days=99))
+    late = champion_of(model, model.decisions, train_until=HOLDOUT + timedelta(days=99))
     nothing = explain(model, late)
     assert nothing.flips == (("all rows", 0, 0, 0, 0, 0),)
     assert np.isnan(nothing.importance["x"][1] or 0.0)

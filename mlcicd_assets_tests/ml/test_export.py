@@ -13,8 +13,9 @@ from mlcicd_assets.ml.errors import UnsupportedModel
 from mlcicd_assets.ml.estimator import column_arrays, make_pipeline, model_frame
 from mlcicd_assets.ml.export import export_model
 from mlcicd_assets.ml.schema import FeatureColumn
-from mlcicd_assets.ml.scoring import Scorer
+from mlcicd_assets.ml.scoring import Scorer, largest_difference
 from mlcicd_assets.ml.spec import Training
+from mlcicd_assets.ml.target import target_of
 
 COLUMNS = (
     FeatureColumn("amount", "number"),
@@ -30,8 +31,15 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "DecisionTreeClassifier": {},
     "LogisticRegression": {},
 }
+REGRESSORS: dict[str, dict[str, Any]] = {
+    "HistGradientBoostingRegressor": {"max_iter": 20},
+    "RandomForestRegressor": {"n_estimators": 12},
+    "ExtraTreesRegressor": {"n_estimators": 12, "max_leaf_nodes": 40},
+    "DecisionTreeRegressor": {},
+    "Ridge": {},
+}
 TREES = [name for name in ESTIMATORS if name != "LogisticRegression"]
-EXACT = set(TREES) - {"HistGradientBoostingClassifier"}
+EXACT = {*TREES, *REGRESSORS} - {"HistGradientBoostingClassifier", "Ridge"}
 
 
 def rows(n: int, seed: int) -> pl.DataFrame:
@@ -47,19 +55,29 @@ def rows(n: int, seed: int) -> pl.DataFrame:
     )
 
 
-def fit(estimator: str, frame: pl.DataFrame, columns: tuple[FeatureColumn, ...] = COLUMNS) -> Any:
+def fit(
+    estimator: str,
+    frame: pl.DataFrame,
+    columns: tuple[FeatureColumn, ...] = COLUMNS,
+    target: str = "binary",
+) -> Any:
     noise = np.random.default_rng(2).normal(size=frame.height)
     risk = np.log(frame["amount"].to_numpy()) + 2 * (frame["channel"] == "online").to_numpy()
     training = Training.model_validate(
         {"estimator": estimator, "parameters": ESTIMATORS[estimator], "seed": 3}
     )
     pipeline = make_pipeline(training, columns)
-    return pipeline.fit(model_frame(frame, columns), (risk + noise > 5).astype(int))
+    labels = {
+        "binary": risk + noise > 5,
+        "multiclass": np.digitize(risk + noise, (3, 5)),
+        "regression": 1_000 * np.exp(risk + noise),
+    }[target]
+    return pipeline.fit(model_frame(frame, columns), labels * 1)
 
 
 @cache
-def fitted(estimator: str) -> Any:
-    return fit(estimator, rows(800, seed=1))
+def fitted(estimator: str, target: str = "binary") -> Any:
+    return fit(estimator, rows(800, seed=1), target=target)
 
 
 def assert_equal(
@@ -67,14 +85,31 @@ def assert_equal(
 ) -> None:
     exported = export_model(pipeline, columns)
     scores = Scorer(exported.meta, exported.arrays).score(column_arrays(frame, columns))
-    expected = pipeline.predict_proba(model_frame(frame, columns))[:, 1]
+    count = len(getattr(pipeline, "classes_", ()))
+    target = target_of({0: "regression", 2: "binary"}.get(count, "multiclass"), range(count))
+    expected = target.predict(pipeline, model_frame(frame, columns))
     exact = type(pipeline.named_steps["model"]).__name__ in EXACT
-    np.testing.assert_allclose(scores, expected, rtol=0, atol=0 if exact else 2e-15)
+    assert scores.shape == expected.shape
+    assert largest_difference(scores, expected) <= (0 if exact else 1e-13 if count == 0 else 2e-15)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_scores_equal_scikit_learn(estimator: str) -> None:
     assert_equal(fitted(estimator), rows(1_500, seed=9))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_scores_of_several_classes_equal_scikit_learn(estimator: str) -> None:
+    assert_equal(fitted(estimator, "multiclass"), rows(1_500, seed=9))
+
+
+@pytest.mark.parametrize("estimator", REGRESSORS)
+@pytest.mark.parametrize("loss", [{}, {"loss": "poisson"}, {"loss": "absolute_error"}])
+def test_numbers_equal_scikit_learn(estimator: str, loss: dict[str, str]) -> None:
+    if loss and estimator != "HistGradientBoostingRegressor":
+        loss = {"criterion": loss["loss"]} if estimator.startswith("Decision") else {}
+    ESTIMATORS[estimator] = REGRESSORS[estimator] | loss
+    assert_equal(fit(estimator, rows(800, seed=1), target="regression"), rows(1_500, seed=9))
 
 
 @pytest.mark.parametrize("estimator", TREES)
@@ -129,11 +164,11 @@ def test_a_column_that_was_null_throughout_keeps_its_place() -> None:
     assert_equal(fit("LogisticRegression", frame), rows(50, seed=7))
 
 
-@pytest.mark.parametrize("labels", [np.arange(60) % 3, np.zeros(60)])
-def test_other_than_two_classes_are_refused(labels: np.ndarray) -> None:
+@pytest.mark.parametrize("labels", [np.arange(60) % 3 * 2, np.zeros(60)])
+def test_other_than_all_class_indices_are_refused(labels: np.ndarray) -> None:
     pipeline = make_pipeline(Training(estimator="DecisionTreeClassifier"), COLUMNS)
     pipeline.fit(model_frame(rows(60, seed=8), COLUMNS), labels)
-    with pytest.raises(UnsupportedModel, match="two classes"):
+    with pytest.raises(UnsupportedModel, match="fitted on the classes"):
         export_model(pipeline, COLUMNS)
 
 

@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from mlcicd_assets.ml import metrics
+from mlcicd_assets.ml.target import compare_paired, metric_intervals, target_of
+
+BINARY = target_of("binary")
 
 NAN = float("nan")
 CANNOT_BE_JUDGED = {
@@ -83,7 +86,7 @@ def test_what_cannot_be_judged_is_nan(case):
     assert {name for name, value in got.items() if not math.isnan(value)} == {"rows", "positives"}
     assert len(got) == 10
     assert (got["rows"], got["positives"]) == (len(labels), np.sum(labels == 1))
-    intervals = metrics.metric_intervals(labels, scores, resamples=50, seed=0)
+    intervals = metric_intervals(BINARY, labels, scores, resamples=50, seed=0)
     assert np.isnan([bound for pair in intervals.values() for bound in pair]).all()
     assert metrics.calibration_curve(labels, scores) == ()
     ones = np.ones(len(labels))
@@ -96,7 +99,7 @@ def test_a_comparison_with_one_unjudged_side_is_undefined(case, swapped):
     labels, bad = (np.array(part, dtype=float) for part in CANNOT_BE_JUDGED[case])
     good = np.linspace(0.1, 0.9, len(labels))
     pair = (good, bad) if swapped else (bad, good)
-    got = metrics.compare_paired(labels, *pair, metric="roc_auc", resamples=50, seed=0)
+    got = compare_paired(BINARY, labels, *pair, metric="roc_auc", resamples=50, seed=0)
     assert np.isnan([got.difference, got.lower_90, got.upper_95]).all()
     assert (got.rows, got.positives) == (len(labels), np.sum(labels == 1))
 
@@ -113,7 +116,7 @@ def test_an_interval_is_the_middle_95_percent_of_the_resamples():
     draws = [
         sk.roc_auc_score(labels, scores, sample_weight=rng.poisson(1.0, 300)) for _ in range(100)
     ]
-    got = metrics.metric_intervals(labels, scores, resamples=100, seed=5)
+    got = metric_intervals(BINARY, labels, scores, resamples=100, seed=5)
     assert got["roc_auc"] == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
 
 
@@ -129,7 +132,7 @@ def test_the_comparison_gives_both_models_the_same_weights(metric, score):
         score(labels, candidate, sample_weight=w) - score(labels, champion, sample_weight=w)
         for w in (rng.poisson(1.0, 300) for _ in range(100))
     ]
-    got = metrics.compare_paired(labels, candidate, champion, metric=metric, resamples=100, seed=5)
+    got = compare_paired(BINARY, labels, candidate, champion, metric=metric, resamples=100, seed=5)
     assert (got.lower_90, got.upper_95) == pytest.approx(tuple(np.quantile(draws, [0.05, 0.95])))
     assert got.candidate == pytest.approx(score(labels, candidate))
     assert got.champion == pytest.approx(score(labels, champion))
@@ -139,15 +142,15 @@ def test_the_comparison_gives_both_models_the_same_weights(metric, score):
 
 def test_a_comparison_reads_well():
     labels, scores = np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.3, 0.4])
-    got = metrics.compare_paired(labels, scores, -scores, metric="roc_auc", resamples=50, seed=3)
+    got = compare_paired(BINARY, labels, scores, -scores, metric="roc_auc", resamples=50, seed=3)
     assert str(got).startswith("roc_auc 1.0000 against 0.0000, difference +1.0000, 90 % interval [")
     assert str(got).endswith("4 rows with 2 positives")
 
 
 def test_resamples_without_a_positive_leave_no_bounds():
     labels, scores = np.array([0, 0, 0, 1]), np.array([0.1, 0.2, 0.3, 0.4])
-    got = metrics.compare_paired(
-        labels, scores, scores, metric="average_precision", resamples=100, seed=0
+    got = compare_paired(
+        BINARY, labels, scores, scores, metric="average_precision", resamples=100, seed=0
     )
     assert (got.candidate, got.champion) == (1, 1)
     assert np.isnan([got.lower_90, got.upper_95]).all()
@@ -195,7 +198,7 @@ def test_calibration_is_judged_in_ten_bins_of_equal_mass():
     assert [one.rows for one in curve] == [200] * 10
     parts = np.array_split(np.argsort(scores), 10)
     assert [one.mean_score for one in curve] == pytest.approx([scores[p].mean() for p in parts])
-    assert [one.positive_share for one in curve] == pytest.approx([labels[p].mean() for p in parts])
+    assert [one.mean_label for one in curve] == pytest.approx([labels[p].mean() for p in parts])
     off = np.mean([abs(scores[part].mean() - labels[part].mean()) for part in parts])
     assert metrics.calibration_error(curve) == pytest.approx(off)
 
@@ -205,7 +208,7 @@ def test_tied_scores_share_a_bin_whatever_the_order_of_the_rows(reverse):
     labels, scores = np.array([0, 1] * 50 + [1] * 10), np.array([0.25] * 100 + [1.0] * 10)
     order = slice(None, None, -1 if reverse else 1)
     curve = metrics.calibration_curve(labels[order], scores[order])
-    bins = [(one.mean_score, one.positive_share, one.rows) for one in curve]
+    bins = [(one.mean_score, one.mean_label, one.rows) for one in curve]
     assert bins == [(0.25, 0.5, 100), (1.0, 1.0, 10)]
     assert metrics.calibration_error(curve) == pytest.approx(0.25 * 100 / 110)
 

@@ -84,7 +84,7 @@ def test_unknown_category_and_null_number_have_defined_scores() -> None:
 
 def test_another_format_is_refused() -> None:
     with pytest.raises(BundleError, match="format"):
-        Scorer(*stump(format=2))
+        Scorer(*stump(format=3))
 
 
 @pytest.mark.parametrize(

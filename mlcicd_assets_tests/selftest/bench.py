@@ -203,7 +203,9 @@ class Bench:
         made = feature_run.make_features(self.settings, spec, taken.raw, run_id="run")
         self.book(spec, made.verdicts, spec.name, raw=taken.raw)
         candidate = self.train(spec, made.data)
-        judged = evaluation_run.evaluate(self.settings, self.ledger, spec, candidate)
+        judged = evaluation_run.evaluate(
+            self.settings, spec, candidate, live=self.ledger.live(spec.name)
+        )
         self.book(spec, judged.verdicts, candidate, raw=taken.raw)
         if taken.refused:
             raise GateBlocked(str(taken.refused[0][1]))

@@ -13,10 +13,10 @@ import pytest
 from mlcicd_assets.io import serving_trial
 from mlcicd_assets.ml import export, splitting, training
 from mlcicd_assets.ml.features import LABEL, compute_features
-from mlcicd_assets.ml.metrics import compare_paired
 from mlcicd_assets.ml.schema import feature_columns
 from mlcicd_assets.ml.scoring import ExportedModel
 from mlcicd_assets.ml.splitting import Split
+from mlcicd_assets.ml.target import compare_paired
 from mlcicd_assets_tests.selftest.bench import DECISION, Bench, Case
 from mlcicd_assets_tests.selftest.planted_data import OTHER_FEATURES, told
 from mlcicd_assets_tests.selftest.world import COLUMNS
@@ -104,8 +104,10 @@ def served_with(code: str) -> Plant:
     return plant
 
 
-def with_itself(honest: Callable[..., Any], labels: Any, ours: Any, _: Any, **how: Any) -> Any:
-    return honest(labels, ours, ours, **how)
+def with_itself(
+    honest: Callable[..., Any], target: Any, y: Any, ours: Any, _: Any, **how: Any
+) -> Any:
+    return honest(target, y, ours, ours, **how)
 
 
 def without_float32(model: ExportedModel) -> ExportedModel:

@@ -8,6 +8,7 @@ import pytest
 
 from mlcicd_assets.io.bundle import Bundle
 from mlcicd_assets.io.releases import bundle_folder, pointer_path
+from mlcicd_assets.ml import scoring
 from mlcicd_assets.serving.models import ModelStore
 from mlcicd_assets_tests.io import tiny
 from mlcicd_assets_tests.serving.driving import loaded
@@ -80,7 +81,7 @@ def test_golden_rows_that_score_differently_are_not_served(
 ) -> None:
     first = tiny.bundle(tmp_path)
     tiny.release(tmp_path, first.digest)
-    monkeypatch.setattr("mlcicd_assets.ml.scoring._logistic", lambda raw: raw * 0.5)
+    monkeypatch.setitem(scoring._LINKS, "logistic", lambda raw: raw * 0.5)
     store = loaded(tmp_path)
     assert state(store) == (None, None, first.digest, False)
     assert "golden" in (store.failure(tiny.MODEL)["load_error"] or "")
