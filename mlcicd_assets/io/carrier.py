@@ -58,7 +58,7 @@ class Carrier:
             ReleaseError, BundleError: it failed; the previous version is live again.
         """
         model, body = intent.model, intent.body
-        is_release = body["action"] == "release"
+        is_release = body.get("action") != "rollback"
         # After a rollback the version before is the bad one: nobody should go back to it.
         before = (body["previous_version"], body["previous_digest"]) if is_release else (None, None)
         made = (model, body["version"], body["digest"], intent.seq, intent.hash)
@@ -72,7 +72,8 @@ class Carrier:
         except (ReleaseError, BundleError) as error:
             if self._is_open(intent):
                 self._take_back(intent)
-            self._close(intent, "blocked", f"{body['action']} failed: {error}")
+            what = "release" if is_release else "rollback"
+            self._close(intent, "blocked", f"{what} failed: {error}")
             raise
         release_card(self.settings.releases, self.ledger, intent)
         more: dict[str, Any] = {"alias": self._mark(model, target.version)}
@@ -84,7 +85,7 @@ class Carrier:
         """Move the alias where MLflow could not be reached when the version became live."""
         for entry in reversed(self.ledger.entries(model=model, kinds=("outcome",))):
             if entry.body["outcome"] in MAKES_LIVE:
-                if entry.body["alias"] == "due":
+                if entry.body.get("alias") == "due":
                     self._mark(model, entry.body["version"])
                 return
 
@@ -166,7 +167,7 @@ class Carrier:
                     run_id=self.run_id,
                     intent_seq=intent.seq,
                     expected_seq=head.seq,
-                    by=intent.body["by"],
+                    by=intent.body.get("by"),
                     lineage=intent.body.get("lineage"),
                     required=intent.body.get("required", []),
                     **more,

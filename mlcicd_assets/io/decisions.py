@@ -19,12 +19,18 @@ def is_over(moment: str, now: datetime | None = None) -> bool:
 
 
 def overrides_in_force(ledger: Ledger, model: str, gates: Gates) -> dict[tuple[str, str], Entry]:
-    """Return the overrides of this policy that have not expired, by (gate, subject)."""
-    policy = policy_digest(gates)
+    """Return the overrides of this policy that have not expired, by (gate, subject).
+
+    That of a comparison ends with the reign of the champion that was compared with.
+    """
+    policy, live = policy_digest(gates), ledger.live(model)
+    champion = live.digest if live else None
     return {
-        (entry.body["gate"], entry.body["subject"]): entry
+        (body["gate"], body["subject"]): entry
         for entry in ledger.entries(model=model, kinds=("override",))
-        if entry.body["policy"] == policy and not is_over(entry.body["expires"])
+        for body in [entry.body]
+        if body["policy"] == policy and not is_over(body["expires"])
+        if body["gate"] != NOT_WORSE.name or body.get("champion_digest") == champion
     }
 
 

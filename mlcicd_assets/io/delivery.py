@@ -47,7 +47,6 @@ class Delivery(Carrier):
         for url in self.settings.endpoints:
             model_status(url, model, token=self.settings.token)
         book_offline(self.settings, self.ledger, model, run_id=self.run_id)
-        self.settled_head(model)
         self.mark_due(model)
         if gates.approval is not None:
             book_git_approvals(self.settings, self.ledger, model, run_id=self.run_id)
@@ -65,23 +64,29 @@ class Delivery(Carrier):
         verdicts = self.ledger.latest_verdicts(
             candidate.model, subjects=basis.subjects, policy=basis.policy
         )
+        overridden = overrides_in_force(self.ledger, candidate.model, gates)
         refused = refusals(
             verdicts=verdicts,
             data_subject=candidate.data.features.fingerprint,
             model_subject=candidate.digest,
             gates=gates,
             champion_digest=live.digest if live else None,
-            overridden=overrides_in_force(self.ledger, candidate.model, gates),
+            overridden=overridden,
         )
         if refused:
             reason = "; ".join(refused)
             self._book("blocked", candidate, basis, reason=reason, head=head)
             raise GateBlocked(f"{candidate.model} v{candidate.version} is blocked: {reason}")
+        compared = verdicts.get((NOT_WORSE.name, candidate.digest))
         decision = decide(
-            comparison=comparison_of(verdicts.get((NOT_WORSE.name, candidate.digest))),
+            comparison=comparison_of(compared),
             champion_digest=live.digest if live else None,
             candidate_digest=candidate.digest,
         )
+        said = overridden.get((NOT_WORSE.name, candidate.digest))
+        if said is not None and compared is not None and not compared.passed:
+            # Worse, or not comparable (another label), and a person wants it all the same.
+            decision = Decision("released", f"{said.body['by']} overrode the comparison")
         decision = self._held_back(candidate, decision)
         more: dict[str, Any] = {}
         if decision.outcome == "released" and gates.approval is not None:

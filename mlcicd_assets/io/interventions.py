@@ -79,6 +79,7 @@ def override(
         "subject": newest.body["subject"],
         "policy": newest.body["policy"],
         "verdict_seq": newest.seq,
+        "champion_digest": newest.body["context"].get("champion_digest"),
         **_said(settings, reason, days),
     }
     return ledger.append(kind="override", model=model, body=body, run_id=RUN_ID)

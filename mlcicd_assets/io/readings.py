@@ -52,7 +52,7 @@ def in_words(entry: Entry) -> str:
     what = {
         "verdict": f"gate {body.get('gate')} {'passed' if body.get('passed') else 'FAILED'}: "
         f"observed {body.get('observed')}, threshold {body.get('threshold')}",
-        "intent": f"{body.get('action')} begun",
+        "intent": f"{body.get('action', 'release')} begun",
         "outcome": str(body.get("outcome")).replace("_", " "),
         "approval": f"approval until {until} ({how})",
         "override": f"override of gate {body.get('gate')} until {until}",

@@ -120,7 +120,7 @@ def _loose_ends(settings: Settings, ledger: Ledger, model: str) -> Iterator[str]
     intent = ledger.unfinished_intent(model)
     if intent is not None:
         yield (
-            f"entry {intent.seq} has no outcome: a {intent.body['action']} was cut off (the next "
+            f"entry {intent.seq} has no outcome: a release or rollback was cut off (the next "
             "run finishes it), or the ledger's end was removed"
         )
 

@@ -23,7 +23,7 @@ from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.errors import GateBlocked, ReleaseError
 from mlcicd_assets.ml.model_gates import NOT_WORSE
 from mlcicd_assets.ml.values import ReportRef
-from mlcicd_assets_tests.io.test_delivery import GATES, Scene, pass_every_gate, report
+from mlcicd_assets_tests.io.scene import GATES, Scene, pass_every_gate, report
 from mlcicd_assets_tests.io.tiny import MODEL
 from mlcicd_assets_tests.io.tiny import bundle as tiny_bundle
 

@@ -12,7 +12,7 @@ from mlcicd_assets.io.releases import bundle_folder, read_pointer
 from mlcicd_assets.ml.errors import GateBlocked
 from mlcicd_assets.ml.policy import Approval, Gates
 from mlcicd_assets_tests.cli.test_cli import mlcicd
-from mlcicd_assets_tests.io.test_delivery import GATES, Scene, pass_every_gate, report
+from mlcicd_assets_tests.io.scene import GATES, Scene, pass_every_gate, report
 from mlcicd_assets_tests.io.tiny import MODEL
 
 COMMANDS = ("history", "live-at", "why", "lineage", "verify", "evidence")

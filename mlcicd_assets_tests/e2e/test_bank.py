@@ -108,7 +108,7 @@ def _check_figures(report: ReportRef) -> None:
     # A floor for it is a mistake, and blocks.
     gates = bank().gates.model_copy(update={"floors": {"random_split_roc_auc": 0.5}})
     judged = bank().model_copy(update={"gates": gates})
-    made = evaluate(Settings.from_env(), ledger(), judged, report.candidate)
+    made = evaluate(Settings.from_env(), judged, report.candidate, live=ledger().live(judged.name))
     floors = {verdict.gate: verdict for verdict in made.verdicts}["metric_floors"]
     assert floors.passed is False
     assert "there is no metric random_split_roc_auc" in floors.detail

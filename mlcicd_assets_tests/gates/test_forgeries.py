@@ -10,7 +10,7 @@ from mlcicd_assets.io.registry import CHAMPION, client, set_alias
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.errors import GateBlocked, LedgerError
 from mlcicd_assets.ml.values import Verdict
-from mlcicd_assets_tests.io.test_delivery import MODEL, Scene, pass_every_gate, report
+from mlcicd_assets_tests.io.scene import MODEL, Scene, pass_every_gate, report
 from mlcicd_assets_tests.small_model import deliver_days, outcomes, run_job, small_spec
 
 

@@ -13,8 +13,7 @@ from mlcicd_assets.io.provenance import code_state
 from mlcicd_assets.io.rollback import rollback
 from mlcicd_assets.ml.errors import SmokeTestFailed
 from mlcicd_assets.ml.gates import GATES as ALL_GATES
-from mlcicd_assets_tests.io.test_delivery import Crash, Scene, pass_every_gate, report
-from mlcicd_assets_tests.io.test_interventions import ASKS, failed_floor
+from mlcicd_assets_tests.io.scene import ASKS, Crash, Scene, crash, pass_every_gate, report
 from mlcicd_assets_tests.io.tiny import MODEL
 from mlcicd_assets_tests.small_model import (
     attributes,
@@ -23,11 +22,6 @@ from mlcicd_assets_tests.small_model import (
     run_job,
     small_spec,
 )
-
-
-@pytest.fixture
-def scene(server: str) -> Scene:
-    return Scene(server)
 
 
 def card(scene: Scene, digest: str) -> str:
@@ -95,7 +89,7 @@ def test_a_release_names_who_approved_and_who_overrode(
 ) -> None:
     monkeypatch.setattr("mlcicd_assets.io.delivery.commit_author", lambda: "ann@example.org")
     made = report(scene.bundle(1), 1)
-    failed_floor(scene, made, gates=ASKS)
+    pass_every_gate(scene.ledger, made, fails="metric_floors", gates=ASKS)
     why = "known |\n## Release\n\n- nothing"
     booked = override(scene.settings, scene.ledger, MODEL, "metric_floors", reason=why, days=1)
     for change in ({"expires": "2026-01-01T00:00:00+00:00"}, {"subject": "f" * 64}):
@@ -126,9 +120,6 @@ def test_a_crash_after_the_card_adds_no_second_line(
 ) -> None:
     made = report(scene.bundle(1), 1)
     pass_every_gate(scene.ledger, made)
-
-    def crash(*_: object) -> None:
-        raise Crash
 
     with pytest.raises(Crash):
         scene.deliver(made, mark=crash)

@@ -1,19 +1,15 @@
 """Delivery at its edges: crashes between steps, a failing smoke test, a pointer moved by hand."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlcicd_assets.io import carrier, smoke
-from mlcicd_assets.io.bundle import Bundle
 from mlcicd_assets.io.delivery import Delivery
-from mlcicd_assets.io.endpoint import model_status
-from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.releases import Pointer, read_pointer, swap_pointer
 from mlcicd_assets.io.rollback import rollback
-from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.io.verify import verify
 from mlcicd_assets.ml.errors import (
     EndpointUnreachable,
     GateBlocked,
@@ -21,112 +17,20 @@ from mlcicd_assets.ml.errors import (
     ReleaseError,
     SmokeTestFailed,
 )
-from mlcicd_assets.ml.gate import policy_digest
-from mlcicd_assets.ml.gates import data_gates, model_gates
-from mlcicd_assets.ml.model_gates import NOT_WORSE
-from mlcicd_assets.ml.policy import Gates
 from mlcicd_assets.ml.values import (
-    FeatureSet,
-    ModelVersionRef,
-    RawData,
     ReportRef,
-    TableVersion,
-    Verdict,
+)
+from mlcicd_assets_tests.io.scene import (
+    GATES,
+    REQUIRED,
+    Crash,
+    Scene,
+    crash,
+    pass_every_gate,
+    report,
 )
 from mlcicd_assets_tests.io.tiny import MODEL
-from mlcicd_assets_tests.io.tiny import bundle as tiny_bundle
-
-GATES = Gates(floors={"roc_auc": 0.5})
-POLICY = policy_digest(GATES)
-REQUIRED = sorted(gate.name for gate in (*data_gates(GATES), *model_gates(GATES)))
-TABLE = TableVersion("/lake/raw", "id", 3, "v1:1:2:3", 10)
-
-
-class Crash(BaseException):
-    """What kill -9 looks like from inside: nothing after it runs, no handler catches it."""
-
-
-def report(bundle: Bundle, version: int, champion: Bundle | None = None) -> ReportRef:
-    data = FeatureSet(TABLE, RawData(TABLE, None), "2026-01-01T00:00:00+00:00")
-    ref = ModelVersionRef(MODEL, version, bundle.digest, f"key{version}", "run", data)
-    return ReportRef(ref, champion.digest if champion else None, POLICY, {})
-
-
-def pass_every_gate(
-    ledger: Ledger, made: ReportRef, *, leave_out: str = "", gates: Gates = GATES
-) -> None:
-    for gate in (*data_gates(gates), *model_gates(gates)):
-        if gate.name == leave_out:
-            continue
-        is_model = gate in model_gates(gates)
-        context = {"champion_digest": made.champion_digest} if gate is NOT_WORSE else {}
-        if context.get("champion_digest"):
-            context |= {
-                "metric": "average_precision",
-                "candidate": 0.5,
-                "champion": 0.4,
-                "difference": 0.1,
-                "lower_90": 0.05,
-                "upper_95": 0.15,
-                "rows": 100,
-                "positives": 50,
-            }
-        verdict = Verdict(
-            gate=gate.name,
-            gate_version=gate.version,
-            subject=made.candidate.digest if is_model else TABLE.fingerprint,
-            policy=policy_digest(gates),
-            passed=True,
-            observed="1",
-            threshold="1",
-            sample_size=1,
-            context=context,
-        )
-        ledger.record_verdict(MODEL, verdict, run_id="r")
-
-
-class Scene:
-    """A home with a server, a ledger and a way to deliver candidates."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.settings = Settings.from_env()
-        self.ledger = Ledger(self.settings.ledger_url)
-        self.aliases: list[int] = []
-
-    def bundle(self, seed: int) -> Bundle:
-        return tiny_bundle(self.settings.releases, float(seed))
-
-    def deliver(
-        self,
-        made: ReportRef,
-        mark: Callable[[str, int], None] | None = None,
-        gates: Gates = GATES,
-    ) -> str:
-        def remember(_: str, version: int) -> None:
-            self.aliases.append(version)
-
-        carrier = Delivery(self.settings, self.ledger, "run", mark or remember)
-        return carrier.deliver(made, gates=gates).outcome
-
-    def released(self, seed: int, version: int, champion: Bundle | None = None) -> Bundle:
-        bundle = self.bundle(seed)
-        made = report(bundle, version, champion)
-        pass_every_gate(self.ledger, made)
-        assert self.deliver(made) == "released"
-        return bundle
-
-    def served(self) -> int | None:
-        status = model_status(self.url, MODEL, token=None)
-        return status.version if status else None
-
-    def outcomes(self) -> list[str]:
-        return [entry.body["outcome"] for entry in self.ledger.entries(kinds=("outcome",))]
-
-
-@pytest.fixture
-def scene(server: str) -> Scene:
-    return Scene(server)
+from mlcicd_assets_tests.io.tiny import release as point_at
 
 
 def test_released_then_kept_then_a_better_one_released(scene: Scene) -> None:
@@ -170,9 +74,6 @@ def test_a_crash_after_the_intent_is_finished_by_the_next_run(
     first = scene.released(1, 1)
     second = report(scene.bundle(2), 2, champion=first)
     pass_every_gate(scene.ledger, second)
-
-    def crash(*_: object, **__: object) -> None:
-        raise Crash
 
     with monkeypatch.context() as patch:
         if step in {"write_release_note", "smoke_test"}:
@@ -274,9 +175,6 @@ def test_no_release_is_begun_while_another_is_open(
     for made in (one, rival):
         pass_every_gate(scene.ledger, made)
 
-    def crash(*_: object, **__: object) -> None:
-        raise Crash
-
     with monkeypatch.context() as patch:
         patch.setattr(carrier, "write_release_note", crash)
         with pytest.raises(Crash):
@@ -287,6 +185,46 @@ def test_no_release_is_begun_while_another_is_open(
         late._decide_once(rival, GATES)
     assert scene.outcomes() == ["released", "released", "blocked"]
     assert scene.served() == 2
+
+
+@pytest.fixture
+def issue_3(scene: Scene) -> ReportRef:
+    """A ledger from before rollbacks: version 1 released, version 2 cut off after its intent."""
+    first, second = scene.bundle(1), scene.bundle(2)
+    candidate = report(second, 2, champion=first)
+    pass_every_gate(scene.ledger, candidate)
+    said = {"reason": "better", "data": {}}
+    old = {**said, "policy": candidate.policy, "features": "v1:1:2:3"}
+    old |= {"version": 1, "digest": first.digest, "previous_version": None, "previous_digest": None}
+    made = scene.ledger.append(kind="intent", model=MODEL, body=old, run_id="old")
+    point_at(scene.settings.releases, first.digest)
+    said |= {"version": 1, "digest": first.digest, "intent_seq": made.seq}
+    scene.ledger.record_outcome(MODEL, "released", **said, run_id="old")
+    old |= {"version": 2, "digest": second.digest}
+    old |= {"previous_version": 1, "previous_digest": first.digest}
+    scene.ledger.append(kind="intent", model=MODEL, body=old, run_id="old")
+    return candidate
+
+
+def test_a_ledger_of_issue_3_is_finished_forward(scene: Scene, issue_3: ReportRef) -> None:
+    assert "was cut off" in "\n".join(verify(scene.settings, scene.ledger)[0])
+    assert scene.deliver(issue_3) == "kept"
+    assert scene.served() == 2
+    assert scene.aliases == [2]
+    assert scene.outcomes() == ["released", "released", "kept"]
+
+
+def test_an_intent_of_issue_3_that_fails_is_taken_back(
+    scene: Scene, issue_3: ReportRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*_: object) -> None:
+        raise SmokeTestFailed("scores differ")
+
+    monkeypatch.setattr(carrier, "smoke_test", wrong)
+    with pytest.raises(SmokeTestFailed):
+        scene.deliver(issue_3)
+    assert scene.ledger.last_outcome(MODEL).body["reason"] == "release failed: scores differ"
+    assert read_pointer(scene.settings.releases, MODEL).version == 1
 
 
 def test_a_run_that_was_late_does_not_undo_a_rollback(scene: Scene) -> None:

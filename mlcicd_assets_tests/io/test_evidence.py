@@ -14,7 +14,7 @@ from mlcicd_assets.io.interventions import freeze, override
 from mlcicd_assets.io.releases import bundle_folder
 from mlcicd_assets.ml.errors import GateBlocked, ReleaseError
 from mlcicd_assets_tests.conftest import ROOT
-from mlcicd_assets_tests.io.test_delivery import GATES, REQUIRED, Scene, pass_every_gate, report
+from mlcicd_assets_tests.io.scene import GATES, REQUIRED, Scene, pass_every_gate, report
 from mlcicd_assets_tests.io.tiny import MODEL
 
 Change = Callable[[dict[str, Any]], object]

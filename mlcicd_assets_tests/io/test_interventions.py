@@ -1,4 +1,4 @@
-"""What people do to a release: approve, override, freeze, roll back; each bound and each booked."""
+"""What people do to a release: approve, override, freeze; each bound and each booked."""
 
 import subprocess
 from dataclasses import replace
@@ -8,277 +8,35 @@ from pathlib import Path
 
 import pytest
 
-from mlcicd_assets.io import carrier, decisions, interventions, rollback
-from mlcicd_assets.io import offline as offline_store
+from mlcicd_assets.io import decisions, interventions
 from mlcicd_assets.io.bundle import Bundle
 from mlcicd_assets.io.interventions import approve, freeze, override, write_approval_file
-from mlcicd_assets.io.offline import pending_notes
-from mlcicd_assets.io.releases import read_pointer
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.errors import (
-    BundleError,
     GateBlocked,
     NotAllowed,
     ReleaseError,
     SettingsError,
-    SmokeTestFailed,
 )
+from mlcicd_assets.ml.metrics import Comparison
+from mlcicd_assets.ml.model_gates import NOT_WORSE, champion_gate
 from mlcicd_assets.ml.policy import Approval, Gates
 from mlcicd_assets.ml.values import ReportRef
-from mlcicd_assets_tests.io.test_delivery import GATES, Crash, Scene, pass_every_gate, report
+from mlcicd_assets_tests.io.scene import (
+    ASKS,
+    GATES,
+    Scene,
+    offline,
+    pass_every_gate,
+    report,
+    roll_back,
+)
 from mlcicd_assets_tests.io.tiny import MODEL
 
-ASKS = Gates(floors={"roc_auc": 0.5}, approval=Approval(authenticated=False))
+FLOORS = "metric_floors"
+WORSE = Comparison("average_precision", 0.3, 0.4, -0.1, -0.15, -0.05, 100, 50)
+EQUAL = replace(WORSE, lower_90=-0.05, upper_95=0.05)
 ASKS_GIT = Gates(floors={"roc_auc": 0.5}, approval=Approval())
-
-
-@pytest.fixture
-def scene(server: str) -> Scene:
-    return Scene(server)
-
-
-@pytest.fixture
-def two(scene: Scene) -> tuple[Bundle, Bundle]:
-    """Version 1 released, then version 2."""
-    first = scene.released(1, 1)
-    return first, scene.released(2, 2, champion=first)
-
-
-def roll_back(scene: Scene, to: int | None = None) -> tuple[int, str]:
-    def mark(_: str, version: int) -> None:
-        scene.aliases.append(version)
-
-    return rollback.rollback(
-        scene.settings, scene.ledger, MODEL, to=to, reason="it alerts on everything",
-        mark_champion=mark,
-    )  # fmt: skip
-
-
-def offline(scene: Scene, to: int | None = None) -> tuple[int, str]:
-    return offline_store.rollback_offline(scene.settings, MODEL, to=to, reason="ledger is down")
-
-
-def pointer_digest(scene: Scene) -> str | None:
-    pointer = read_pointer(scene.settings.releases, MODEL)
-    return pointer.digest if pointer else None
-
-
-# --- rollback
-
-
-def test_rollback_makes_the_version_before_live_everywhere(scene: Scene, two: tuple) -> None:
-    first, second = two
-    decided = scene.ledger.last_outcome(MODEL).body["data"]
-    assert roll_back(scene) == (1, first.digest)
-    assert scene.served() == 1
-    assert scene.aliases == [1, 2, 1]
-    assert scene.ledger.live(MODEL).digest == pointer_digest(scene) == first.digest
-    last = scene.ledger.last_outcome(MODEL)
-    assert last.body["outcome"] == "rolled_back"
-    assert last.body["withdrawn"] == second.digest
-    assert last.body["reason"] == "it alerts on everything"
-    # The sensor asks for the data of the last outcome: a rollback must not start a retrain.
-    assert last.body["data"] == decided
-
-
-@pytest.mark.parametrize("way", [roll_back, offline])
-def test_what_was_rolled_back_is_never_released_again(way, scene: Scene, two: tuple) -> None:
-    first, second = two
-    way(scene)
-    again = report(second, 2, champion=first)
-    pass_every_gate(scene.ledger, again)
-    assert scene.deliver(again) == "kept"
-    assert "was rolled back by" in scene.ledger.last_outcome(MODEL).body["reason"]
-    assert scene.served() == 1
-    better = scene.released(3, 3, champion=first)
-    assert scene.ledger.live(MODEL).digest == better.digest
-
-
-def test_rollback_goes_to_a_named_version_and_never_to_a_withdrawn_one(
-    scene: Scene, two: tuple
-) -> None:
-    first, second = two
-    third = scene.released(3, 3, champion=second)
-    assert roll_back(scene, to=1) == (1, first.digest)
-    with pytest.raises(ReleaseError, match="it has: v2"):
-        roll_back(scene, to=3)
-    assert third.digest in decisions.withdrawals(scene.ledger, MODEL)
-    assert roll_back(scene) == (2, second.digest)
-    with pytest.raises(ReleaseError, match="it has: none"):
-        roll_back(scene)
-
-
-def test_without_a_release_there_is_nothing_to_roll_back(scene: Scene) -> None:
-    for way in (roll_back, offline):
-        with pytest.raises(ReleaseError, match="nothing to roll back"):
-            way(scene)
-
-
-def test_a_damaged_target_leaves_what_is_live(scene: Scene, two: tuple) -> None:
-    first, second = two
-    folder = scene.settings.releases / MODEL / "bundles" / first.digest
-    (folder / "coefficient.npy").write_bytes(b"x")
-    for way in (roll_back, offline):
-        with pytest.raises(BundleError):
-            way(scene)
-    assert pointer_digest(scene) == second.digest
-    assert scene.outcomes() == ["released", "released"]
-
-
-def test_without_mlflow_a_rollback_succeeds_and_the_alias_follows(scene: Scene, two: tuple) -> None:
-    first, _ = two
-
-    def down(*_: object) -> None:
-        raise ConnectionError("MLflow does not answer")
-
-    args = {"to": None, "reason": "bad", "mark_champion": down}
-    rollback.rollback(scene.settings, scene.ledger, MODEL, **args)
-    assert scene.served() == 1
-    assert scene.ledger.last_outcome(MODEL).body["alias"] == "due"
-    assert scene.aliases == [1, 2]
-    scene.deliver(report(first, 1))
-    assert scene.aliases == [1, 2, 1]
-
-
-def test_a_rollback_that_fails_is_taken_back_and_booked(
-    scene: Scene, two: tuple, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, second = two
-
-    def wrong(*_: object) -> None:
-        raise SmokeTestFailed("scores differ")
-
-    monkeypatch.setattr(carrier, "smoke_test", wrong)
-    with pytest.raises(SmokeTestFailed):
-        roll_back(scene)
-    assert pointer_digest(scene) == second.digest
-    assert scene.ledger.last_outcome(MODEL).body["reason"] == "rollback failed: scores differ"
-
-
-@pytest.mark.parametrize("step", ["_point_at", "alias"])
-def test_a_rollback_that_crashed_is_finished_by_the_next_run(
-    step: str, scene: Scene, two: tuple, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = two
-
-    def crash(*_: object) -> None:
-        raise Crash
-
-    with monkeypatch.context() as patch:
-        patch.setattr(carrier.Carrier, "_mark" if step == "alias" else step, crash)
-        with pytest.raises(Crash):
-            roll_back(scene)
-    assert scene.deliver(report(first, 1)) == "kept"
-    assert scene.served() == 1
-    assert scene.outcomes() == ["released", "released", "rolled_back", "kept"]
-    assert second.digest in decisions.withdrawals(scene.ledger, MODEL)
-
-
-# --- rollback while everything else is down
-
-
-def test_an_offline_rollback_is_booked_once_by_the_next_run(scene: Scene, two: tuple) -> None:
-    first, second = two
-    assert offline(scene) == (1, first.digest)
-    assert scene.served() == 1
-    assert scene.ledger.live(MODEL).digest == second.digest  # does not know it yet
-    (note,) = pending_notes(scene.settings.releases, MODEL).values()
-    assert scene.deliver(report(first, 1)) == "kept"
-    assert pending_notes(scene.settings.releases, MODEL) == {}
-    booked = [e for e in scene.ledger.entries(kinds=("outcome",)) if "offline_id" in e.body]
-    assert [entry.body["effective_at"] for entry in booked] == [note.at]
-    assert scene.ledger.live(MODEL).digest == first.digest
-    assert scene.aliases == [1, 2, 1]
-
-
-def test_a_crash_between_the_booking_and_the_note_books_nothing_twice(
-    scene: Scene, two: tuple, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, _ = two
-    offline(scene)
-
-    def crash(*_: object, **__: object) -> None:
-        raise Crash
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", crash)
-        with pytest.raises(Crash):
-            scene.deliver(report(first, 1))
-    assert scene.deliver(report(first, 1)) == "kept"
-    assert scene.outcomes() == ["released", "released", "rolled_back", "kept"]
-
-
-@pytest.mark.parametrize("way", [roll_back, offline])
-def test_after_a_rollback_the_pointer_does_not_lead_back_to_the_bad_one(
-    way, scene: Scene, two: tuple
-) -> None:
-    way(scene)
-    with pytest.raises(ReleaseError, match="the store has: v2"):
-        offline(scene)
-
-
-def test_offline_goes_to_a_named_version(scene: Scene, two: tuple) -> None:
-    _, second = two
-    with pytest.raises(ReleaseError, match="the store has: v1"):
-        offline(scene, to=2)
-    offline(scene)
-    assert offline(scene, to=2) == (2, second.digest)
-    assert len(pending_notes(scene.settings.releases, MODEL)) == 2
-    assert scene.deliver(report(second, 2)) == "kept"
-    assert scene.outcomes()[-3:] == ["rolled_back", "rolled_back", "kept"]
-    assert scene.ledger.live(MODEL).digest == second.digest
-
-
-def test_an_offline_rollback_ends_a_release_that_was_cut_off(
-    scene: Scene, two: tuple, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, second = two
-    third = report(scene.bundle(3), 3, champion=second)
-    pass_every_gate(scene.ledger, third)
-
-    def crash(*_: object) -> None:
-        raise Crash
-
-    with monkeypatch.context() as patch:
-        patch.setattr(carrier, "smoke_test", crash)
-        with pytest.raises(Crash):
-            scene.deliver(third)
-    assert offline(scene) == (2, second.digest)
-    assert scene.deliver(third) == "kept"
-    assert scene.served() == 2
-    assert scene.outcomes()[-3:] == ["blocked", "rolled_back", "kept"]
-    assert scene.ledger.unfinished_intent(MODEL) is None
-
-
-def test_an_offline_rollback_cut_off_before_the_pointer_is_completed(
-    scene: Scene, two: tuple, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, _ = two
-
-    def crash(*_: object, **__: object) -> None:
-        raise Crash
-
-    with monkeypatch.context() as patch:
-        patch.setattr(offline_store, "swap_pointer", crash)
-        with pytest.raises(Crash):
-            offline(scene)
-    assert scene.deliver(report(first, 1)) == "kept"
-    assert scene.served() == 1
-
-
-def test_an_offline_rollback_that_fails_its_smoke_test_leaves_no_trace(
-    scene: Scene, two: tuple, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, second = two
-
-    def wrong(*_: object) -> None:
-        raise SmokeTestFailed("scores differ")
-
-    monkeypatch.setattr(offline_store, "smoke_test", wrong)
-    with pytest.raises(SmokeTestFailed):
-        offline(scene)
-    assert pointer_digest(scene) == second.digest
-    assert pending_notes(scene.settings.releases, MODEL) == {}
 
 
 # --- freeze
@@ -308,41 +66,33 @@ def test_a_freeze_before_the_first_release_keeps_nothing_live(scene: Scene) -> N
 # --- override
 
 
-def failed_floor(scene: Scene, made: ReportRef, gates: Gates = GATES) -> None:
-    pass_every_gate(scene.ledger, made, leave_out="metric_floors", gates=gates)
-    verdict = scene.ledger.entries(kinds=("verdict",))[-1].body
-    body = {**verdict, "gate": "metric_floors", "subject": made.candidate.digest, "passed": False}
-    body |= {"gate_version": 1, "context": {}}
-    scene.ledger.append(kind="verdict", model=MODEL, body=body, run_id="r")
-
-
 def test_an_override_lets_exactly_what_was_judged_pass(scene: Scene) -> None:
     made, other = report(scene.bundle(1), 1), report(scene.bundle(2), 2)
-    failed_floor(scene, made)
-    with pytest.raises(GateBlocked, match="metric_floors"):
+    pass_every_gate(scene.ledger, made, fails=FLOORS)
+    with pytest.raises(GateBlocked, match=FLOORS):
         scene.deliver(made)
-    override(scene.settings, scene.ledger, MODEL, "metric_floors", reason="known", days=1)
-    failed_floor(scene, other)
-    with pytest.raises(GateBlocked, match="metric_floors"):
+    override(scene.settings, scene.ledger, MODEL, FLOORS, reason="known", days=1)
+    pass_every_gate(scene.ledger, other, fails=FLOORS)
+    with pytest.raises(GateBlocked, match=FLOORS):
         scene.deliver(other)
     assert scene.deliver(made) == "released"
 
 
 def test_an_override_ends_with_the_policy(scene: Scene) -> None:
     made = report(scene.bundle(1), 1)
-    failed_floor(scene, made)
-    override(scene.settings, scene.ledger, MODEL, "metric_floors", reason="known", days=1)
+    pass_every_gate(scene.ledger, made, fails=FLOORS)
+    override(scene.settings, scene.ledger, MODEL, FLOORS, reason="known", days=1)
     stricter = GATES.model_copy(update={"floors": {"roc_auc": 0.9}})
-    failed_floor(scene, made, stricter)
-    with pytest.raises(GateBlocked, match="metric_floors"):
+    pass_every_gate(scene.ledger, made, fails=FLOORS, gates=stricter)
+    with pytest.raises(GateBlocked, match=FLOORS):
         scene.deliver(made, gates=stricter)
 
 
 def test_an_override_ends(scene: Scene) -> None:
     made = report(scene.bundle(1), 1)
-    failed_floor(scene, made)
-    override(scene.settings, scene.ledger, MODEL, "metric_floors", reason="known", days=0)
-    with pytest.raises(GateBlocked, match="metric_floors"):
+    pass_every_gate(scene.ledger, made, fails=FLOORS)
+    override(scene.settings, scene.ledger, MODEL, FLOORS, reason="known", days=0)
+    with pytest.raises(GateBlocked, match=FLOORS):
         scene.deliver(made)
 
 
@@ -351,6 +101,72 @@ def test_only_a_failed_verdict_can_be_overridden(gate: str, scene: Scene) -> Non
     pass_every_gate(scene.ledger, report(scene.bundle(1), 1))
     with pytest.raises(ReleaseError, match="no failed verdict"):
         override(scene.settings, scene.ledger, MODEL, gate, reason="known", days=1)
+
+
+def compared(
+    scene: Scene, version: int, champion: Bundle, result: Comparison | None = WORSE, fails: str = ""
+) -> ReportRef:
+    """Return a candidate that passed the other gates and had that comparison."""
+    made = report(scene.bundle(version), version, champion)
+    pass_every_gate(scene.ledger, made, leave_out=NOT_WORSE.name, fails=fails)
+    digest, subject = champion.digest, made.candidate.digest
+    said = champion_gate(result, gates=GATES, subject=subject, champion_digest=digest)
+    scene.ledger.record_verdict(MODEL, said, run_id="r")
+    return made
+
+
+def overridden(scene: Scene, gate: str = NOT_WORSE.name) -> str:
+    said = override(scene.settings, scene.ledger, MODEL, gate, reason="a new label", days=1)
+    return said.body["by"]
+
+
+@pytest.mark.parametrize("result", [WORSE, None])
+def test_an_overridden_comparison_releases_once(result: Comparison | None, scene: Scene) -> None:
+    made = compared(scene, 2, scene.released(1, 1), result)
+    with pytest.raises(GateBlocked, match="not_worse_than_champion"):
+        scene.deliver(made)
+    by = overridden(scene)
+    assert scene.deliver(made) == "released"
+    assert scene.ledger.last_outcome(MODEL).body["reason"] == f"{by} overrode the comparison"
+    assert scene.served() == 2
+    assert scene.deliver(made) == "kept"
+
+
+def test_an_override_releases_nothing_once_the_comparison_passes(scene: Scene) -> None:
+    first = scene.released(1, 1)
+    compared(scene, 2, first)
+    overridden(scene)
+    assert scene.deliver(compared(scene, 2, first, EQUAL)) == "kept"
+    assert "not shown to be better" in scene.ledger.last_outcome(MODEL).body["reason"]
+
+
+def test_a_new_champion_ends_the_override_of_the_comparison_alone(scene: Scene) -> None:
+    first = scene.released(1, 1)
+    compared(scene, 2, first, fails=FLOORS)
+    overridden(scene, FLOORS)
+    overridden(scene)
+    again = compared(scene, 2, scene.released(3, 3, champion=first), fails=FLOORS)
+    with pytest.raises(GateBlocked, match=r"blocked: gate 'not_worse_.* doubt and margin\)$"):
+        scene.deliver(again)
+    assert scene.served() == 3
+    overridden(scene)
+    assert scene.deliver(again) == "released"
+
+
+def test_an_overridden_comparison_obeys_a_rollback_and_a_freeze(scene: Scene) -> None:
+    first = scene.released(1, 1)
+    scene.released(2, 2, champion=first)
+    roll_back(scene)
+    withdrawn = compared(scene, 2, first)
+    overridden(scene)
+    assert scene.deliver(withdrawn) == "kept"
+    assert "was rolled back by" in scene.ledger.last_outcome(MODEL).body["reason"]
+    third = compared(scene, 3, first)
+    overridden(scene)
+    freeze(scene.settings, scene.ledger, MODEL, reason="audit week", days=7)
+    assert scene.deliver(third) == "kept"
+    assert "frozen until" in scene.ledger.last_outcome(MODEL).body["reason"]
+    assert scene.served() == 1
 
 
 # --- approval
