@@ -20,7 +20,6 @@ from mlcicd_assets.io.releases import bundle_folder, sync_folder, write_atomic
 from mlcicd_assets.ml.errors import BundleError, DigestMismatch
 from mlcicd_assets.ml.schema import FeatureColumn
 from mlcicd_assets.ml.scoring import ExportedModel, Scorer, largest_difference
-from mlcicd_assets.ml.target import Target, target_of
 
 GOLDEN_TOLERANCE: Final = 1e-12
 MAX_BYTES: Final = 1024**3
@@ -28,12 +27,15 @@ MAX_BYTES: Final = 1024**3
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """One model, ready to score; `golden_scores` is what its golden rows must give."""
+    """One model, ready to score; `golden_scores` is what its golden rows must give.
+
+    `classes` is empty unless there are several; `threshold` is None unless the target is binary.
+    """
 
     model: str
     digest: str
     columns: tuple[FeatureColumn, ...]
-    target: Target
+    classes: tuple[str | int, ...]
     threshold: float | None
     definitions: dict[str, Any]
     train_until: str
@@ -177,12 +179,11 @@ def _parse(contents: Mapping[str, bytes], model: str, digest: str) -> Bundle:
     if document.model != model:
         raise BundleError(f"bundle {digest[:12]} is of '{document.model}', not of '{model}'")
     kinds = {"number": float, "category": object}
-    label = document.definitions.get("label", {})
     return Bundle(
         model=model,
         digest=digest,
         columns=document.columns,
-        target=target_of(label.get("target", "binary"), label.get("classes", ())),
+        classes=tuple(document.definitions.get("label", {}).get("classes", ())),
         threshold=document.threshold,
         definitions=document.definitions,
         train_until=document.train_until,

@@ -34,7 +34,7 @@ from mlcicd_assets.ml.model_gates import (
 )
 from mlcicd_assets.ml.schema import feature_columns, feature_definitions
 from mlcicd_assets.ml.scored import Scored
-from mlcicd_assets.ml.scoring import largest_difference
+from mlcicd_assets.ml.scoring import decide, largest_difference
 from mlcicd_assets.ml.spec import Label, PipelineSpec
 from mlcicd_assets.ml.splitting import Split, random_split, split_frame
 from mlcicd_assets.ml.target import compare_paired, metric_intervals
@@ -145,7 +145,7 @@ def _score(bundle: Bundle, split: Split, candidate: ModelVersionRef, spec: Pipel
         threshold=bundle.threshold,
         labels=split.holdout[LABEL].to_numpy(),
         scores=scores,
-        decisions=spec.label.known_target().decide(scores, bundle.threshold),
+        decisions=decide(scores, bundle.threshold),
     )
 
 
@@ -246,7 +246,7 @@ def _parity(scored: Scored, candidate: ModelVersionRef, pipeline: "Pipeline") ->
     """Compare the served scorer with the scikit-learn model."""
     frame = model_frame(scored.split.holdout, feature_columns(scored.spec))
     offline = scored.target.predict(pipeline, frame)
-    decisions = scored.target.decide(offline, scored.threshold)
+    decisions = decide(offline, scored.threshold)
     return parity_gate(
         largest_difference(scored.scores, offline),
         flipped=int(scored.target.changed(scored.labels, decisions, scored.decisions).sum()),

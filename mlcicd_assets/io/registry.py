@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mlcicd_assets.io.ledger_tables import TrainedRecord, utc_now
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.errors import BundleError
+from mlcicd_assets.ml.extensions import trusted_types
 from mlcicd_assets.ml.values import TableVersion
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ TRUSTED_TYPES = (
     "numpy.dtype",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",
+    "mlcicd_assets.ml.transform_step.TransformStep",
 )
 CANDIDATE, CHAMPION = "candidate", "champion"
 KEY_TAG, DIGEST_TAG, SECONDS_TAG = "training_key", "bundle_digest", "train_cpu_seconds"
@@ -94,11 +96,12 @@ def register(
     tracked.log_metrics(metrics)
     tracked.set_tags(tags)
     _log_dataset(tracked, model, dataset)
+    trusted = [*TRUSTED_TYPES, *trusted_types()]
     info = tracked.sklearn.log_model(
         pipeline,
         name="model",
         serialization_format="skops",
-        skops_trusted_types=list(TRUSTED_TYPES),
+        skops_trusted_types=trusted,
         pip_requirements=["scikit-learn", "skops"],
     )
     mlflow_client = client(settings)
@@ -132,10 +135,11 @@ def load_pipeline(settings: Settings, model: str, version: int) -> "Pipeline":
     with tempfile.TemporaryDirectory() as folder:
         path = Path(download_artifacts(f"models:/{model}/{version}", dst_path=folder))
         file = path / "model.skops"
-        foreign = sorted(set(skops.io.get_untrusted_types(file=file)) - set(TRUSTED_TYPES))
+        trusted = [*TRUSTED_TYPES, *trusted_types()]
+        foreign = sorted(set(skops.io.get_untrusted_types(file=file)) - set(trusted))
         if foreign:
             raise BundleError(f"{model} v{version}: skops file holds types not allowed: {foreign}")
-        return skops.io.load(file, trusted=list(TRUSTED_TYPES))
+        return skops.io.load(file, trusted=trusted)
 
 
 def _log_dataset(tracked: Any, model: str, table: TableVersion) -> None:

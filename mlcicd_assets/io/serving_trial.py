@@ -23,15 +23,14 @@ from mlcicd_assets.io.releases import Pointer, bundle_folder, swap_pointer
 from mlcicd_assets.ml.errors import ReleaseError
 from mlcicd_assets.ml.policy import ServingGate
 from mlcicd_assets.ml.scored import Finding
-from mlcicd_assets.ml.scoring import largest_difference
+from mlcicd_assets.ml.scoring import SERVING_LACKS, largest_difference
 
 PATIENCE_SECONDS: Final = 60.0
-BANNED: Final = "pandas sklearn polars mlflow dagster sqlalchemy deltalake pyarrow skops".split()
 # It ends when its standard input does, so that it never outlives a run that was killed.
 SERVER: Final = f"""
 import os, sys, threading
 from pathlib import Path
-sys.modules.update(dict.fromkeys({BANNED!r}))
+sys.modules.update(dict.fromkeys({SERVING_LACKS!r}))
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
 from mlcicd_assets.serving.server import run
 run(Path(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]), token=None)

@@ -22,7 +22,7 @@ from mlcicd_assets.io.registry import (
 from mlcicd_assets.io.releases import bundle_folder
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.errors import BundleError
-from mlcicd_assets.ml.estimator import column_arrays
+from mlcicd_assets.ml.estimator import column_arrays, own_estimator
 from mlcicd_assets.ml.export import export_model
 from mlcicd_assets.ml.schema import feature_columns, feature_definitions
 from mlcicd_assets.ml.spec import PipelineSpec
@@ -140,7 +140,7 @@ def make_bundle(settings: Settings, spec: PipelineSpec, split: Split, fitted: Fi
     return write_bundle(
         settings.releases,
         model=spec.name,
-        exported=export_model(fitted.pipeline, columns),
+        exported=export_model(fitted.pipeline, columns, own_estimator(spec)),
         columns=columns,
         threshold=fitted.threshold,
         definitions=feature_definitions(spec),

@@ -1,12 +1,14 @@
 """The scikit-learn pipeline of a spec, and the two forms of a feature table it works on."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlcicd_assets.ml import extensions
 from mlcicd_assets.ml.errors import SpecError
 from mlcicd_assets.ml.schema import FeatureColumn
-from mlcicd_assets.ml.spec import Training
+from mlcicd_assets.ml.spec import CLASSIFIERS, REGRESSORS, PipelineSpec, Training
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,11 +21,16 @@ LINEAR = {"LogisticRegression", "Ridge"}
 RESERVED_PARAMETERS = {"random_state", "n_jobs", "categorical_features", "warm_start"}
 
 
-def make_pipeline(training: Training, columns: tuple[FeatureColumn, ...]) -> "Pipeline":
+def make_pipeline(
+    training: Training,
+    columns: tuple[FeatureColumn, ...],
+    transforms: Mapping[str, str] | None = None,
+) -> "Pipeline":
     """Return the unfitted pipeline: 'prepare' (a ColumnTransformer), then 'model'.
 
     Fit it on `model_frame`. Trees see numbers as they are (NaN kept), linear models see
-    them median-filled and standardised; categories are one-hot, unknown ones all zero.
+    them median-filled and standardised, both after `transforms` (feature: transformer);
+    categories are one-hot, unknown ones all zero.
 
     Raises:
         SpecError: there is no column, or a parameter that the estimator does not have.
@@ -32,7 +39,8 @@ def make_pipeline(training: Training, columns: tuple[FeatureColumn, ...]) -> "Pi
 
     if not columns:
         raise SpecError("the model has no input: name columns, calendar parts or windows")
-    return Pipeline([("prepare", _prepare(training, columns)), ("model", _estimator(training))])
+    prepare = _prepare(training, columns, dict(transforms or {}))
+    return Pipeline([("prepare", prepare), ("model", _estimator(training))])
 
 
 def column_arrays(
@@ -59,7 +67,15 @@ def model_frame(frame: "pl.DataFrame", columns: tuple[FeatureColumn, ...]) -> "p
     return pd.DataFrame(column_arrays(frame, columns))
 
 
-def _prepare(training: Training, columns: tuple[FeatureColumn, ...]) -> Any:
+def own_estimator(spec: PipelineSpec) -> extensions.OwnEstimator | None:
+    """Return the user's own estimator that the spec names, None for one of scikit-learn's."""
+    name = spec.training.estimator
+    return None if name in (*CLASSIFIERS, *REGRESSORS) else extensions.estimator(name)
+
+
+def _prepare(
+    training: Training, columns: tuple[FeatureColumn, ...], transforms: dict[str, str]
+) -> Any:
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline as chain
@@ -67,12 +83,17 @@ def _prepare(training: Training, columns: tuple[FeatureColumn, ...]) -> Any:
 
     steps: list[tuple[str, Any, list[str]]] = []
     numbers = [column.name for column in columns if column.kind == "number"]
+    first: list[Any] = []
+    if transforms:
+        from mlcicd_assets.ml.transform_step import TransformStep
+
+        first = [TransformStep(numbers, transforms)]
     if numbers and training.estimator in LINEAR:
         # A column that is null in all training rows keeps its place, or the arrays would shift.
         fill = SimpleImputer(strategy="median", keep_empty_features=True)
-        steps.append(("numbers", chain(fill, StandardScaler()), numbers))
+        steps.append(("numbers", chain(*first, fill, StandardScaler()), numbers))
     elif numbers:
-        steps.append(("numbers", "passthrough", numbers))
+        steps.append(("numbers", chain(*first) if first else "passthrough", numbers))
     # One encoder a column: the spec may fix the values of some and leave others to the data.
     for place, column in enumerate(columns):
         if column.kind == "category":
@@ -88,6 +109,8 @@ def _estimator(training: Training) -> Any:
     from sklearn import ensemble, linear_model, tree
 
     name = training.estimator
+    if name not in (*CLASSIFIERS, *REGRESSORS):
+        return extensions.estimator(name).make(training.parameters, training.seed)
     where = (
         tree if name.startswith("DecisionTree") else linear_model if name in LINEAR else ensemble
     )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlcicd_assets.ml.errors import UnsupportedModel
+from mlcicd_assets.ml.extensions import OwnEstimator, transformer
 from mlcicd_assets.ml.schema import FeatureColumn
 from mlcicd_assets.ml.scoring import FORMATS, LINEAR_ARRAYS, TREE_ARRAYS, ExportedModel
 
@@ -23,8 +24,12 @@ Parts = tuple[dict[str, Any], dict[str, np.ndarray]]  # meta, arrays
 Nodes = tuple[np.ndarray, ...]
 
 
-def export_model(pipeline: "Pipeline", columns: tuple[FeatureColumn, ...]) -> ExportedModel:
+def export_model(
+    pipeline: "Pipeline", columns: tuple[FeatureColumn, ...], own: OwnEstimator | None = None
+) -> ExportedModel:
     """Return the exact plain-array form of a pipeline of `make_pipeline`, fitted on `columns`.
+
+    `own` says how to export an estimator that is not scikit-learn's.
 
     Raises:
         UnsupportedModel: labels were no class indices, or there is no exact form.
@@ -46,16 +51,19 @@ def export_model(pipeline: "Pipeline", columns: tuple[FeatureColumn, ...]) -> Ex
             | "RandomForestRegressor"
             | "ExtraTreesRegressor"
         ):
-            meta, arrays = _forest([tree.tree_ for tree in model.estimators_])
+            meta, arrays = forest_arrays([tree.tree_ for tree in model.estimators_])
         case "DecisionTreeClassifier" | "DecisionTreeRegressor":
-            meta, arrays = _forest([model.tree_])
+            meta, arrays = forest_arrays([model.tree_])
         case "LogisticRegression" | "Ridge":
             meta, arrays = _linear(model, prepare.named_transformers_)
+        case _ if own is not None:
+            meta, arrays = own.export(model)
         case other:
             raise UnsupportedModel(
                 f"{other} has no plain-array form: choose an estimator of the spec"
             )
-    inputs = {
+    transforms, fitted = _transforms(prepare.named_transformers_.get("numbers"))
+    inputs: dict[str, Any] = {
         "numbers": [column.name for column in columns if column.kind == "number"],
         # Pairs, not a mapping: their order is that of the matrix, and JSON here sorts keys.
         "categories": [
@@ -64,8 +72,22 @@ def export_model(pipeline: "Pipeline", columns: tuple[FeatureColumn, ...]) -> Ex
             if name.startswith("category_")
         ],
     }
-    of_old = len(classes) == 2  # what the first version reads, too
-    return ExportedModel({"format": FORMATS[0 if of_old else 1], **inputs, **meta}, arrays)
+    inputs |= {"transforms": transforms} if transforms else {}
+    of_old = len(classes) == 2 and not transforms  # what the first version reads, too
+    return ExportedModel({"format": FORMATS[0 if of_old else 1], **inputs, **meta}, arrays | fitted)
+
+
+def _transforms(numbers: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return what each transformed column is transformed by, and the arrays that it learned."""
+    step: Any = next(iter(getattr(numbers, "named_steps", {}).values()), None)
+    meta: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
+    for column, name in getattr(step, "by", {}).items():
+        fitted = step.fitted_[column]
+        version = transformer(name).version
+        meta[column] = {"name": name, "version": version, "arrays": sorted(fitted)}
+        arrays |= {f"transform_{column}_{key}": np.asarray(v, "<f8") for key, v in fitted.items()}
+    return meta, arrays
 
 
 def _boosting(model: Any) -> Parts:
@@ -80,10 +102,11 @@ def _boosting(model: Any) -> Parts:
     combine = _LINKS[type(model._loss.link).__name__]  # noqa: SLF001
     single = baseline[0] if len(baseline) == 1 else baseline
     meta = {"kind": "trees", "compare": "float64", "combine": combine, "baseline": single}
-    return meta, _join(trees)
+    return meta, join_trees(trees)
 
 
-def _forest(forest: list[Any]) -> Parts:
+def forest_arrays(forest: list[Any]) -> Parts:
+    """Return the form of the mean of scikit-learn's `tree_` objects."""
     trees = [
         (
             *(tree.feature, tree.threshold, tree.children_left, tree.children_right),
@@ -93,7 +116,7 @@ def _forest(forest: list[Any]) -> Parts:
     ]
     # Its trees cast X to float32 and compare with float64 thresholds (facts: up to 0.37 off else).
     meta = {"kind": "trees", "compare": "float32", "combine": "mean", "baseline": 0.0}
-    return meta, _join(trees)
+    return meta, join_trees(trees)
 
 
 def _leaf_values(value: np.ndarray) -> np.ndarray:
@@ -102,8 +125,11 @@ def _leaf_values(value: np.ndarray) -> np.ndarray:
     return shares if shares.shape[1] > 2 else shares[:, -1]
 
 
-def _join(trees: list[Nodes]) -> dict[str, np.ndarray]:
-    """Put all trees in one row: children shifted to their place, each leaf points at itself."""
+def join_trees(trees: list[Nodes]) -> dict[str, np.ndarray]:
+    """Put all trees in one row: children shifted to their place, each leaf points at itself.
+
+    A tree is (feature, threshold, left, right, missing_left, value, is_leaf), each (nodes, ...).
+    """
     sizes = [len(tree[0]) for tree in trees]
     roots = np.cumsum([0, *sizes[:-1]])
     parts = (np.concatenate(part) for part in zip(*trees, strict=True))
@@ -128,7 +154,7 @@ def _linear(model: Any, prepared: Any) -> Parts:
         coefficient, intercept = coefficient[0], intercept[0]
     arrays = {"fill": empty, "mean": empty, "scale": empty, "coefficient": coefficient}
     if "numbers" in prepared:
-        impute, scale = prepared["numbers"]
+        *_, impute, scale = prepared["numbers"]
         arrays |= {"fill": impute.statistics_, "mean": scale.mean_, "scale": scale.scale_}
     meta = {"kind": "linear", "intercept": intercept}
     if not hasattr(model, "classes_"):

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from mlcicd_assets.ml.errors import DataError, NotEnoughData, SpecError
+from mlcicd_assets.ml.extensions import transformer
 from mlcicd_assets.ml.schema import feature_columns, window_name
 from mlcicd_assets.ml.spec import PipelineSpec, Windows
 
@@ -33,6 +34,11 @@ def check_features(spec: PipelineSpec) -> None:
             faults.append(f"'{windows.of}' is a {types[windows.of]}: only numbers have a mean")
         if spec.contract.columns[windows.entity].nullable:
             faults.append(f"'{windows.entity}' is nullable: windows need to know whose they are")
+    numbers = [column.name for column in feature_columns(spec) if column.kind == "number"]
+    for name, own in spec.features.transforms.items():
+        transformer(own)
+        if name not in numbers:
+            faults.append(f"transforms name '{name}', which is no numeric feature")
     faults += _gate_faults(spec, types)
     if faults:
         raise SpecError(f"features of '{spec.name}': {'; '.join(faults)}. Correct defs.yaml")

@@ -53,9 +53,10 @@ def find_unfairness(scored: Scored, rule: FairnessGate) -> Finding:
     counted = scored.labels == 1 if is_binary else np.ones(len(quality), dtype=bool)
     for value, inside in _groups(scored.split.holdout, rule.group):
         if (inside & counted).sum() >= rule.min_positives:
-            rates[value] = float(np.nanmean(quality[inside]))
-    highest = max(rates.values(), default=0)
-    ratio = min(rates.values()) / highest if highest > 0 and len(rates) > 1 else NAN
+            mean = np.nanmean if is_binary else np.mean  # NaN: of a row that does not count
+            rates[value] = float(mean(quality[inside]))
+    lowest, highest = np.min([*rates.values(), np.inf]), np.max([*rates.values(), 0])
+    ratio = float(lowest / highest) if highest > 0 and len(rates) > 1 else NAN
     return Finding(
         f"{metric} ratio {ratio:.3f} between {len(rates)} groups of {rule.group}",
         f"ratio >= {rule.min_ratio:g}, 2 groups with {rule.min_positives} positives",
@@ -75,6 +76,8 @@ def find_poisoned_sources(scored: Scored, rule: PoisoningGate) -> Finding:
     """
     groups = list(_groups(scored.split.train, rule.source))
     truths = scored.target.truths(scored.split.train[LABEL].to_numpy())
+    if scored.spec.label.target == "regression":  # from one half a rate can fall far, not rise
+        truths |= {"labels up to the median": ~above for above in truths.values()}
     alarm = ALARM / (len(groups) * len(truths))
     faults = [
         fault

@@ -13,7 +13,7 @@ from mlcicd_assets.ml.scored import Finding, Scored
 from mlcicd_assets.ml.training import training_key
 
 PRIOR_ROWS = 10
-BINS = 100
+BINS, ROWS_OF_A_BIN = 100, 20
 
 
 def find_leaks(scored: Scored, rule: LeakageGate) -> Finding:
@@ -80,12 +80,19 @@ def find_early_labels(scored: Scored, _: Gates) -> Finding:
 
 
 def _told(values: Array, labels: Array, target: str) -> float:
-    """How much a single feature tells: ROC AUC (of several classes the lowest), or R2."""
+    """How much a single feature tells: ROC AUC (of several classes the lowest), or R2 of ranks.
+
+    Of ranks, since a long tail of the label would hide a leak.
+    """
+    import polars as pl
+
     if target == "binary":
         return _rate_auc(values, labels) if values.dtype == object else _auc(values, labels)
     codes = values if values.dtype == object else _bins(values)
     if target == "regression":
-        off = [((labels[half] - told) ** 2).sum() for half, told in _other_half(codes, labels)]
+        labels = pl.Series(labels).rank("average").to_numpy()
+        halves = _other_half(codes, labels, prior_rows=1)
+        off = [((labels[half] - told) ** 2).sum() for half, told in halves]
         return float(1 - sum(off) / ((labels - labels.mean()) ** 2).sum())
     return min(_rate_auc(codes, (labels == index).astype(int)) for index in np.unique(labels))
 
@@ -103,22 +110,26 @@ def _rate_auc(values: Array, labels: Array) -> float:
     return float(np.mean([rank_auc(labels[half], told) for half, told in halves]))
 
 
-def _other_half(values: Array, labels: Array) -> Iterator[tuple[Array, Array]]:
+def _other_half(
+    values: Array, labels: Array, prior_rows: int = PRIOR_ROWS
+) -> Iterator[tuple[Array, Array]]:
     """Each half of the rows as a mask, with the smoothed mean label of its values in the other.
 
     Of the other half, since in its own half a value of one row would look like a leak.
     """
-    found, codes = np.unique(values.astype(str), return_inverse=True)
+    names = values.astype(str) if values.dtype == object else values
+    found, codes = np.unique(names, return_inverse=True)
     for half in (0, 1):
         told = np.arange(len(labels)) % 2 == half
         prior = labels[told].mean()
-        rows = np.bincount(codes[told], minlength=len(found)) + PRIOR_ROWS
-        sums = np.bincount(codes[told], labels[told], len(found)) + prior * PRIOR_ROWS
+        rows = np.bincount(codes[told], minlength=len(found)) + prior_rows
+        sums = np.bincount(codes[told], labels[told], len(found)) + prior * prior_rows
         yield ~told, (sums / rows)[codes[~told]]
 
 
 def _bins(values: Array) -> Array:
-    """Number `BINS` bins of about equal mass; a null is one of its own."""
+    """Number up to `BINS` bins of about equal mass; a null is one of its own."""
     known = values[~np.isnan(values)]
-    edges = np.unique(np.quantile(known, np.arange(1, BINS) / BINS)) if len(known) else []
+    bins = min(BINS, max(len(known) // ROWS_OF_A_BIN, 2))
+    edges = np.unique(np.quantile(known, np.arange(1, bins) / bins)) if len(known) else []
     return np.where(np.isnan(values), -1, np.searchsorted(edges, values))

@@ -11,6 +11,7 @@ from mlcicd_assets.ml.metrics import (
 )
 from mlcicd_assets.ml.policy import CalibrationGate, GoldenCase, StabilityGate
 from mlcicd_assets.ml.scored import Finding, Scored
+from mlcicd_assets.ml.scoring import decide
 
 SEED = 20_260_101
 
@@ -26,12 +27,13 @@ def find_miscalibration(scored: Scored, rule: CalibrationGate) -> Finding:
             len(expected),
             [] if error <= rule.max_error else ["rows with like predictions are off on average"],
         )
-    curve = calibration_curve(happened, expected)
-    error = calibration_error(curve)
-    ratio = float(expected.mean() / happened.mean()) if curve else NAN
+    several = scored.spec.label.target == "multiclass"  # its model may be right everywhere
+    curve = (calibration_bins if several else calibration_curve)(happened, expected)
+    error, of = calibration_error(curve), "right classes" if several else "positives"
+    ratio = float(expected.mean() / happened.mean()) if curve and happened.any() else NAN
     good = error <= rule.max_error and 1 / rule.max_ratio <= ratio <= rule.max_ratio
     return Finding(
-        f"error {error:.4f}, mean score {ratio:.3f} times the share of positives",
+        f"error {error:.4f}, mean score {ratio:.3f} times the share of {of}",
         f"error <= {rule.max_error:g}, within a factor of {rule.max_ratio:g}",
         len(expected),
         [] if good else ["scores are no probabilities here"],
@@ -64,7 +66,7 @@ def find_instability(scored: Scored, rule: StabilityGate) -> Finding:
         if values.dtype != object and np.isfinite(values).any():
             rows[name] = values + rng.normal(0, rule.noise * np.nanstd(values), len(values))
     target, decisions = scored.target, scored.decisions
-    noisy = target.decide(scored.scorer.score(rows), scored.threshold)
+    noisy = decide(scored.scorer.score(rows), scored.threshold)
     is_binary = scored.spec.label.target == "binary"
     of, count = ("alerts", int(decisions.sum())) if is_binary else ("rows", len(decisions))
     flipped = target.changed(scored.labels, decisions, noisy).sum()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mlcicd_assets.ml.extensions import transformer
 from mlcicd_assets.ml.spec import PipelineSpec, Windows
 
 CALENDAR_BOUNDS = {
@@ -48,7 +49,9 @@ def feature_columns(spec: PipelineSpec) -> tuple[FeatureColumn, ...]:
 
 def feature_definitions(spec: PipelineSpec) -> dict[str, Any]:
     """Return all that decides what a feature's values mean, as plain JSON data."""
+    own = {name: transformer(name).version for name in spec.features.transforms.values()}
     return {
+        **({"transformers": own} if own else {}),
         "features": spec.features.model_dump(mode="json"),
         "label": spec.label.model_dump(mode="json"),
         "time": spec.time.model_dump(mode="json"),

@@ -9,7 +9,7 @@ from mlcicd_assets.ml.schema import FeatureColumn
 from mlcicd_assets.ml.scoring import Scorer
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.splitting import Split
-from mlcicd_assets.ml.target import Target
+from mlcicd_assets.ml.target import Target, target_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Scored:
     @property
     def target(self) -> Target:
         """What is measured and decided here."""
-        return self.spec.label.known_target()
+        return target_of(self.spec.label.target, self.spec.label.classes)
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,25 @@ leaf pointing at itself, values added in tree order. Forests come out bit-equal;
 logistic regression within the last bits of exp().
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlcicd_assets.ml.errors import BundleError
+from mlcicd_assets.ml.errors import BundleError, SpecError
+from mlcicd_assets.ml.extensions import transformer
 
 Floats = NDArray[np.float64]
 
 FORMATS: Final = (1, 2)  # the second: several classes, and numbers
+# What is not installed where models are only served.
+SERVING_LACKS: Final = (
+    *("pandas", "sklearn", "polars", "mlflow", "dagster"),
+    *("sqlalchemy", "deltalake", "pyarrow", "skops"),
+)
 CHUNK_ROWS: Final = 500  # measured: the work arrays of a few hundred trees stay in the cache
 STEPS_BETWEEN_REST: Final = 4  # measured: how often the walks that reached a leaf are set aside
 TREE_ARRAYS: Final = {
@@ -43,7 +50,8 @@ class Scorer:
     """A model as plain arrays (made by `ml/export.py`).
 
     Raises:
-        BundleError: made by another version, or a tree leads outside the arrays.
+        BundleError: made by another version, a tree leads outside the arrays, or a transformer
+            is not installed here as it was in training.
     """
 
     def __init__(self, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -58,6 +66,7 @@ class Scorer:
         for name, values in meta["categories"]:
             self._slots.append((name, {value: self._width + i for i, value in enumerate(values)}))
             self._width += len(values)
+        self._transforms = _transforms(meta.get("transforms", {}), arrays)
         trees = meta["kind"] == "trees"
         self._model = _Trees(meta, arrays, self._width) if trees else _Linear(meta, arrays)
 
@@ -79,7 +88,8 @@ class Scorer:
     def _matrix(self, columns: Mapping[str, np.ndarray], part: slice) -> Floats:
         x = np.zeros((part.stop - part.start, self._width), dtype=np.float64)
         for position, name in enumerate(self._numbers):
-            x[:, position] = columns[name][part]
+            values = columns[name][part]
+            x[:, position] = self._transforms[name](values) if name in self._transforms else values
         for name, slots in self._slots:
             for row, value in enumerate(columns[name][part]):
                 if value in slots:
@@ -159,6 +169,26 @@ class _Linear:
         return self._link((x * coefficient).sum(axis=-1) + self._intercept)
 
 
+def _transforms(
+    meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> dict[str, Callable[[Floats], Floats]]:
+    """Return what to apply to each transformed column, from the allow-list of this process."""
+    found: dict[str, Callable[[Floats], Floats]] = {}
+    for column, told in meta.items():
+        try:
+            own = transformer(told["name"])
+        except SpecError as error:
+            raise BundleError(f"this model cannot be served here: {error}") from error
+        if own.version != told["version"]:
+            raise BundleError(
+                f"this model wants version {told['version']} of the transformer '{own.name}', "
+                f"installed is {own.version}: install that, or train again"
+            )
+        fitted = {key: arrays[f"transform_{column}_{key}"] for key in told["arrays"]}
+        found[column] = partial(own.apply, fitted=fitted)
+    return found
+
+
 def _logistic(raw: Floats) -> Floats:
     """1 / (1 + exp(-raw)), without overflow on either side."""
     tail = np.exp(-np.abs(raw))
@@ -181,6 +211,16 @@ _LINKS: Final = {
     "identity": _identity,
     "exp": np.exp,
 }
+
+
+def decide(scores: Floats, threshold: float | None) -> np.ndarray:
+    """Return the decisions (n,): an alert from the threshold on, else the most probable class.
+
+    A class by its index, the first of equals. A number is its own decision.
+    """
+    if scores.ndim == 2:
+        return scores.argmax(axis=1)
+    return scores if threshold is None else scores >= threshold
 
 
 def largest_difference(scores: Floats, expected: Floats) -> float:

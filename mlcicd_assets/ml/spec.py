@@ -6,14 +6,20 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from mlcicd_assets.ml import extensions
 from mlcicd_assets.ml.frozen import Column, Frozen, Name
 from mlcicd_assets.ml.policy import Gates
-from mlcicd_assets.ml.target import Target, target_of
 
 TablePath = Annotated[str, Field(min_length=1, max_length=500)]
 OnBreak = Literal["quarantine", "fail"]
 
 # What the plain-array scorer can reproduce exactly (ml/export.py); anything else is refused here.
+# By which metric a champion may be compared, the first by default; more is better in each.
+COMPARED = {
+    "binary": ("average_precision", "roc_auc", "saving"),
+    "multiclass": ("roc_auc", "accuracy", "balanced_accuracy"),
+    "regression": ("r2",),
+}
 CLASSIFIERS = (
     "HistGradientBoostingClassifier",
     "RandomForestClassifier",
@@ -100,10 +106,6 @@ class Label(Frozen):
             self.target, "labelled rows"
         )
 
-    def known_target(self) -> Target:
-        """Return what is measured and decided for this label."""
-        return target_of(self.target, self.classes)
-
 
 class ContractColumn(Frozen):
     """One column of the raw data, and what its values must meet."""
@@ -173,6 +175,10 @@ class Features(Frozen):
     columns: tuple[Column, ...] = ()
     calendar: tuple[Literal["hour", "weekday", "month", "weekend", "night"], ...] = ()
     windows: tuple[Windows, ...] = ()
+    transforms: dict[str, Name] = Field(
+        default_factory=dict,
+        description="Feature: your own transformer of it (ml/extensions.py).",
+    )
 
 
 class Split(Frozen):
@@ -203,7 +209,10 @@ class Split(Frozen):
 class Training(Frozen):
     """The estimator and all that decides what it learns."""
 
-    estimator: str = Field(description=f"One of {', '.join((*CLASSIFIERS, *REGRESSORS))}.")
+    estimator: str = Field(
+        description=f"One of {', '.join((*CLASSIFIERS, *REGRESSORS))}, or one of your own "
+        "(ml/extensions.py)."
+    )
     parameters: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
     threads: int = Field(
@@ -278,14 +287,16 @@ class PipelineSpec(Frozen):
     def _fits_target(self) -> Self:
         allowed = REGRESSORS if self.label.target == "regression" else CLASSIFIERS
         if self.training.estimator not in allowed:
+            allowed = (*allowed, *extensions.estimators_for(self.label.target))
+        if self.training.estimator not in allowed:
             raise ValueError(
                 f"'{self.training.estimator}' cannot serve a {self.label.target} target: choose "
                 f"one of {', '.join(allowed)}"
             )
-        target, metric = self.label.known_target(), self.gates.champion.metric
-        if metric not in {None, *target.compared}:
+        metric, compared = self.gates.champion.metric, COMPARED[self.label.target]
+        if metric not in {None, *compared}:
             raise ValueError(
-                f"gates.champion.metric '{metric}' is not one of {', '.join(target.compared)}"
+                f"gates.champion.metric '{metric}' is not one of {', '.join(compared)}"
             )
         if self.label.target != "binary":
             rates = any("label_rate" in windows.stats for windows in self.features.windows)

@@ -9,6 +9,7 @@ import numpy as np
 from mlcicd_assets.ml.errors import NotEnoughData
 from mlcicd_assets.ml.features import KNOWN_AT, LABEL
 from mlcicd_assets.ml.spec import PipelineSpec
+from mlcicd_assets.ml.target import target_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -166,7 +167,7 @@ def _labelled(part: "pl.DataFrame", known_until: datetime, spec: PipelineSpec) -
 def _check(
     part: "pl.DataFrame", spec: PipelineSpec, *, what: str, start: datetime, end: datetime
 ) -> None:
-    missing = spec.label.known_target().missing(part[LABEL].to_numpy())
+    missing = target_of(spec.label.target, spec.label.classes).missing(part[LABEL].to_numpy())
     if missing:
         raise NotEnoughData(
             f"'{spec.name}': the {what} part from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} "

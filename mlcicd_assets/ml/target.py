@@ -1,4 +1,4 @@
-"""The kinds of target: what is measured, ranked and decided for each of them.
+"""The kinds of target: what is measured and ranked for each of them.
 
 `labels` have shape (rows,): 0 or 1, the index of a class, or the number itself. `scores` have
 shape (rows,); for several classes (rows, classes). What cannot be judged is NaN.
@@ -7,12 +7,13 @@ shape (rows,); for several classes (rows, classes). What cannot be judged is NaN
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from mlcicd_assets.ml import metrics
 from mlcicd_assets.ml.metrics import NAN, Array
+from mlcicd_assets.ml.spec import COMPARED
 
 STABLE_SD: Final = 0.1  # a number that moves by less, in sd of the labels, is no other decision
 
@@ -21,14 +22,14 @@ STABLE_SD: Final = 0.1  # a number that moves by less, in sd of the labels, is n
 class Target(ABC):
     """One kind of target; `classes` in the order of their indices, empty for a number.
 
-    `compared` are the metrics by which a champion can be compared, the first by default; more is
-    better in all of them. `truths` and `rankings` are the same target as yes-or-no questions
-    with a score each, for what can only be asked of those.
+    `compared` are the metrics by which a champion can be compared; `quality` is what the fairness
+    gate compares between groups by default. `truths` and `rankings` are the same target as
+    yes-or-no questions with a score each, for what can only be asked of those.
     """
 
     classes: tuple[str | int, ...]
     compared: tuple[str, ...]
-    quality: str  # what the fairness gate compares between groups
+    quality: ClassVar[str]
 
     @abstractmethod
     def missing(self, labels: Array) -> str:
@@ -55,10 +56,6 @@ class Target(ABC):
         """Return a score (rows,) for each of the questions."""
 
     @abstractmethod
-    def decide(self, scores: Array, threshold: float | None) -> Array:
-        """Return the decisions (rows,): an alert or none, the index of a class, the number."""
-
-    @abstractmethod
     def changed(self, labels: Array, before: Array, after: Array) -> Array:
         """Return which decisions (rows,) are other ones."""
 
@@ -77,6 +74,8 @@ class Target(ABC):
 
 class Binary(Target):
     """Yes or no; a score is the probability of yes."""
+
+    quality = "recall"
 
     def missing(self, labels: Array) -> str:
         """Both classes must be there."""
@@ -104,10 +103,6 @@ class Binary(Target):
         """The score itself."""
         return [scores]
 
-    def decide(self, scores: Array, threshold: float | None) -> Array:
-        """Alert from the threshold on."""
-        return scores >= threshold
-
     def changed(self, labels: Array, before: Array, after: Array) -> Array:
         """Another decision."""
         return before != after
@@ -128,6 +123,8 @@ class Binary(Target):
 
 class Multiclass(Target):
     """One of several classes; scores are their probabilities."""
+
+    quality = "accuracy"
 
     def missing(self, labels: Array) -> str:
         """Each class must be there."""
@@ -189,10 +186,6 @@ class Multiclass(Target):
         """Each class's probability."""
         return list(scores.T)
 
-    def decide(self, scores: Array, threshold: float | None) -> Array:
-        """Take the most probable class, the first of equals."""
-        return scores.argmax(axis=1)
-
     def changed(self, labels: Array, before: Array, after: Array) -> Array:
         """Another class."""
         return before != after
@@ -212,6 +205,8 @@ class Multiclass(Target):
 
 class Regression(Target):
     """A number; the score is the number predicted."""
+
+    quality = "mae"
 
     def missing(self, labels: Array) -> str:
         """The number must vary."""
@@ -242,20 +237,18 @@ class Regression(Target):
         return {"r2": np.array([_r2(labels, scores, weights) for weights in weighted])}
 
     def truths(self, labels: Array) -> dict[str, Array]:
-        """Above the median, or not."""
-        return {"labels above the median": labels > np.median(labels)} if len(labels) else {}
+        """Above the median, or not; where most are the highest, those."""
+        middle = np.median(labels) if len(labels) else 0
+        above = labels > middle
+        return {"labels above the median": above if above.any() else labels == middle}
 
     def rankings(self, scores: Array) -> list[Array]:
         """The number predicted."""
         return [scores]
 
-    def decide(self, scores: Array, threshold: float | None) -> Array:
-        """A number is its own decision."""
-        return scores
-
     def changed(self, labels: Array, before: Array, after: Array) -> Array:
         """Moved by more than `STABLE_SD` standard deviations of the labels."""
-        return np.abs(after - before) > STABLE_SD * np.std(labels)
+        return ~(np.abs(after - before) <= STABLE_SD * np.std(labels))  # NaN is another one
 
     def claims(self, labels: Array, scores: Array) -> tuple[Array, Array]:
         """Both in standard deviations of the labels."""
@@ -273,15 +266,8 @@ class Regression(Target):
 
 def target_of(kind: str, classes: Iterable[str | int] = ()) -> Target:
     """Return the target of a `label.target` with its classes."""
-    match kind:
-        case "multiclass":
-            return Multiclass(
-                tuple(classes), ("roc_auc", "accuracy", "balanced_accuracy"), "accuracy"
-            )
-        case "regression":
-            return Regression((), ("r2",), "mae")
-        case _:
-            return Binary((), ("average_precision", "roc_auc", "saving"), "recall")
+    kinds = {"binary": Binary, "multiclass": Multiclass, "regression": Regression}
+    return kinds[kind](tuple(classes), COMPARED[kind])
 
 
 def metric_intervals(

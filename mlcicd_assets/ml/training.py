@@ -6,13 +6,13 @@ import platform
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlcicd_assets.ml.costs import RowCosts, row_costs
 from mlcicd_assets.ml.errors import NotEnoughData
-from mlcicd_assets.ml.estimator import make_pipeline, model_frame
+from mlcicd_assets.ml.estimator import make_pipeline, model_frame, own_estimator
 from mlcicd_assets.ml.features import LABEL
 from mlcicd_assets.ml.fingerprint import fingerprint
 from mlcicd_assets.ml.schema import FeatureColumn, feature_columns, feature_definitions
@@ -43,7 +43,7 @@ def training_key(train: "pl.DataFrame", spec: PipelineSpec) -> str:
     inputs, costs = feature_columns(spec), spec.gates.costs
     names = [*spec.key, spec.time.column, *(column.name for column in inputs), LABEL]
     names += costs.columns() if costs else []
-    parts = {
+    parts: dict[str, Any] = {
         "frame": fingerprint(train.lazy().select(list(dict.fromkeys(names)))),
         "model": spec.name,
         "inputs": [asdict(column) for column in inputs],
@@ -54,6 +54,9 @@ def training_key(train: "pl.DataFrame", spec: PipelineSpec) -> str:
         "python": ".".join(platform.python_version_tuple()[:2]),
         "libraries": {name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
     }
+    own = own_estimator(spec)
+    if own is not None:
+        parts["own_estimator"] = own.version
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -130,7 +133,7 @@ def _fit(
 ) -> "Pipeline":
     from threadpoolctl import threadpool_limits
 
-    pipeline = make_pipeline(spec.training, columns)
+    pipeline = make_pipeline(spec.training, columns, spec.features.transforms)
     # The number of threads changes the last bits that boosting learns: not OMP_NUM_THREADS's say.
     with threadpool_limits(limits=spec.training.threads):
         return pipeline.fit(model_frame(frame, columns), frame[LABEL].to_numpy())

@@ -11,7 +11,7 @@ import numpy as np
 
 from mlcicd_assets.ml.errors import RequestError
 from mlcicd_assets.ml.schema import FeatureColumn
-from mlcicd_assets.ml.target import Regression
+from mlcicd_assets.ml.scoring import decide
 from mlcicd_assets.serving.models import LiveModel
 from mlcicd_assets.serving.protocol import InferRequest, PredictRequest, Tensor
 
@@ -86,7 +86,7 @@ def infer_answer(request: InferRequest, name: str, live: LiveModel, scores: np.n
 
 def predict_answer(name: str, live: LiveModel, scores: np.ndarray) -> Any:
     """Return the answer for one row: its score (of several classes one each), and the decision."""
-    score, classes = scores[0].tolist(), live.bundle.target.classes
+    score, classes = scores[0].tolist(), live.bundle.classes
     if classes:
         score = dict(zip(map(str, classes), score, strict=True))
     answer: dict[str, Any] = {"model": name, "version": live.version, "score": score}
@@ -101,7 +101,7 @@ def metadata_answer(name: str, live: LiveModel, failure: Mapping[str, str | None
     """Return the v2 description of a model, and what keeps a newer bundle from serving."""
     inputs = [(c.name, "BYTES" if c.kind == "category" else "FP64") for c in live.bundle.columns]
     parts = {"inputs": inputs, "outputs": _outputs(live).items()}
-    classes = live.bundle.target.classes
+    classes = live.bundle.classes
     tensors = {
         part: [
             {
@@ -130,18 +130,20 @@ def metadata_answer(name: str, live: LiveModel, failure: Mapping[str, str | None
 
 def _outputs(live: LiveModel) -> dict[str, str]:
     """Return the outputs of a model with their datatypes."""
-    target = live.bundle.target
-    if isinstance(target, Regression):
-        return {"score": "FP64"}
-    of_class = "BYTES" if target.classes and isinstance(target.classes[0], str) else "INT64"
-    return {"score": "FP64", "decision": of_class if target.classes else "BOOL"}
+    classes = live.bundle.classes
+    if classes:
+        return {"score": "FP64", "decision": "BYTES" if isinstance(classes[0], str) else "INT64"}
+    return (
+        {"score": "FP64"}
+        if live.bundle.threshold is None
+        else {"score": "FP64", "decision": "BOOL"}
+    )
 
 
 def _decisions(live: LiveModel, scores: np.ndarray) -> np.ndarray:
     """Return what is decided: an alert or none, or a class."""
-    target = live.bundle.target
-    decided = target.decide(scores, live.bundle.threshold)
-    return np.array(target.classes)[decided] if target.classes else decided
+    decided = decide(scores, live.bundle.threshold)
+    return np.array(live.bundle.classes)[decided] if live.bundle.classes else decided
 
 
 def _check_names(given: Mapping[str, object], columns: Sequence[FeatureColumn]) -> None:

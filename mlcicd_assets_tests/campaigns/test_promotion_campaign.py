@@ -43,7 +43,7 @@ SPEC = PipelineSpec.model_validate(
     yaml.safe_load((ROOT / "mlcicd_assets/defs/card_fraud/defs.yaml").read_text())["attributes"]
 )
 RULE = SPEC.gates.champion
-METRIC = RULE.metric or SPEC.label.known_target().compared[0]
+METRIC = RULE.metric or "average_precision"
 EVERYTHING = tuple(column.name for column in feature_columns(SPEC))
 STEP = timedelta(days=SPEC.split.holdout_days)
 MATURITY = timedelta(days=SPEC.label.matures_after_days)
