@@ -1,6 +1,6 @@
 """`make prove`: run the long campaigns and write docs/proof.md.
 
-Each row is a pytest node that prints lines `figure NAME VALUE TARGET`, where TARGET is `<= x`,
+Each row is a pytest file or a benchmark that prints lines `figure NAME VALUE TARGET`, where TARGET is `<= x`,
 `>= x` or `== x`. A row runs alone with --row NAME; rows measured before stay in the table.
 Exits 1 when a target is missed.
 """
@@ -23,6 +23,8 @@ ROWS = {
     "ledger": "mlcicd_assets_tests/campaigns/test_ledger_campaign.py",
     "false_blocks": "mlcicd_assets_tests/campaigns/test_false_block_campaign.py",
     "gate_mutants": "mlcicd_assets_tests/campaigns/test_mutation_campaign.py",
+    "overhead": "benchmarks/overhead.py",
+    "serving": "benchmarks/serving.py",
 }
 COMPARE = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}
 FIGURE = re.compile(r"^\.*figure (\S+) (\S+) (<=|>=|==) (\S+)$", re.MULTILINE)
@@ -37,8 +39,9 @@ Written by `make prove`; each row by `make prove ROW=<row>`. Figures are of the 
 
 def measure(row: str) -> list[str]:
     """Run one row and return its lines of the table; a failed run is a line that is not met."""
+    tests = ["-m", "pytest", "-q", "-s", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", ROWS[row]],
+        [sys.executable, *([] if ROWS[row].startswith("benchmarks") else tests), ROWS[row]],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -53,7 +56,7 @@ def measure(row: str) -> list[str]:
         for name, value, sign, target in figures
     ]
     if done.returncode or not figures:
-        lines.append(f"| {row} | pytest exit code | {done.returncode} | == 0 | NO | {stamp} |")
+        lines.append(f"| {row} | exit code | {done.returncode} | == 0 | NO | {stamp} |")
     return lines
 
 

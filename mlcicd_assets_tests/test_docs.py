@@ -1,22 +1,32 @@
-"""The page of gates says what the code says; run this module to write the page again."""
+"""The generated pages say what the code says; run this module to write them again."""
 
 import re
+import typing
+from typing import Any
 
+import pytest
 import yaml
+from pydantic import BaseModel
 
 from mlcicd_assets.ml.data_gates import DATA_GATES
 from mlcicd_assets.ml.gate import Gate
 from mlcicd_assets.ml.model_gates import MODEL_GATES
 from mlcicd_assets.ml.policy import Gates
+from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets_tests.conftest import ROOT
 
-PAGE = ROOT / "docs" / "gates.md"
 DEFAULT = Gates(floors={"roc_auc": 0.5})
 HEAD = """# Gates
 
 Every gate is a blocking check of its asset and a verdict in the ledger; the endpoint releases only
 a bundle for which each gate that the policy asks for has passed. What each setting means stands in
 `mlcicd_assets/ml/policy.py`; `make selftest` shows which planted fault each gate alone stops.
+"""
+REFERENCE_HEAD = """# Reference of defs.yaml
+
+`type: mlcicd_assets.components.ModelPipeline`, and below `attributes:` these sections. Unknown
+fields are mistakes. Nothing in it depends on the environment: templates such as `{{ env.X }}` are
+refused. `mlcicd new` writes one from your data, `mlcicd try` runs it on a sample.
 """
 
 
@@ -34,8 +44,53 @@ def _off(gate: Gate) -> str:
     return "" if gate.is_on(DEFAULT) else " (off unless asked for)"
 
 
-def test_the_page_of_gates_is_what_the_code_says() -> None:
-    assert PAGE.read_text() == gates_page()
+def reference_page() -> str:
+    """Every field of a defs.yaml, section by section, from the schema that reads it."""
+    lines = [REFERENCE_HEAD]
+    for path, section in _sections("", PipelineSpec):
+        told = " ".join((section.__doc__ or "").split("\n\n")[0].split())
+        lines += [f"\n## {path or 'attributes'}\n", told, "", "| field | what | default |"]
+        lines += ["|---|---|---|", *(_row(name, section) for name in section.model_fields)]
+    return "\n".join(lines) + "\n"
+
+
+def _sections(path: str, section: type[BaseModel]) -> list[tuple[str, type[BaseModel]]]:
+    found = [(path, section)]
+    for name, field in section.model_fields.items():
+        for part in _parts(field.annotation):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                many = typing.get_origin(field.annotation) in {tuple, dict}
+                found += _sections(f"{path}{'.' if path else ''}{name}{'[]' if many else ''}", part)
+    return found
+
+
+def _parts(annotation: Any) -> list[Any]:
+    return [annotation, *(p for a in typing.get_args(annotation) for p in _parts(a))]
+
+
+def _row(name: str, section: type[BaseModel]) -> str:
+    field = section.model_fields[name]
+    assert field.description, f"{section.__name__}.{name} has no description"
+    value = field.get_default(call_default_factory=True)
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    words = [part for part in _parts(field.annotation) if typing.get_origin(part) is typing.Literal]
+    choice = f" One of {', '.join(map(str, typing.get_args(words[0])))}." if words else ""
+    default = "**required**" if field.is_required() else _default(plain)
+    return f"| `{name}` | {field.description}{choice} | {default} |"
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, dict):
+        return "see below" if value else "none"
+    return "none" if value in (None, ()) else f"`{value}`"
+
+
+PAGES = {"gates.md": gates_page, "reference.md": reference_page}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_generated_page_is_what_the_code_says(name: str) -> None:
+    assert (ROOT / "docs" / name).read_text() == PAGES[name]()
 
 
 def test_the_policy_in_the_tutorial_is_one() -> None:
@@ -52,4 +107,5 @@ def test_every_link_in_the_docs_leads_somewhere() -> None:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(gates_page())
+    for name, page in PAGES.items():
+        (ROOT / "docs" / name).write_text(page())

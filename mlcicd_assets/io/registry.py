@@ -122,6 +122,20 @@ def set_alias(settings: Settings, model: str, alias: str, version: int) -> None:
     client(settings).set_registered_model_alias(model, alias, str(version))
 
 
+def digest_of(settings: Settings, model: str, version: int) -> str:
+    """Return the digest of a version's bundle.
+
+    Raises:
+        BundleError: MLflow has no such version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client(settings).get_model_version(model, str(version)).tags[DIGEST_TAG]
+    except MlflowException as error:
+        raise BundleError(f"MLflow has no version {version} of '{model}'") from error
+
+
 def load_pipeline(settings: Settings, model: str, version: int) -> "Pipeline":
     """Load the scikit-learn pipeline of a version from its skops file, types checked first.
 

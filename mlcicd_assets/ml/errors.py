@@ -10,6 +10,7 @@ MlcicdError
 ├── BundleError              a model bundle cannot be made, read or trusted
 │   ├── UnsupportedModel     no plain-array form exists for this estimator
 │   └── DigestMismatch       a bundle's files are not what its digest says
+├── PageError                an evaluation page could not be made; no release depends on it
 ├── GateBlocked              a required verdict is missing, failed or made for something else
 ├── NotAllowed               the caller is no operator
 ├── LedgerError              the ledger cannot be read, or its chain is broken
@@ -60,6 +61,10 @@ class UnsupportedModel(BundleError):
 
 class DigestMismatch(BundleError):
     """A bundle's files are not what its digest says."""
+
+
+class PageError(MlcicdError):
+    """An evaluation page could not be made; no release depends on it."""
 
 
 class GateBlocked(MlcicdError):

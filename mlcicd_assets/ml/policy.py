@@ -12,8 +12,8 @@ Amount = Annotated[float, Field(ge=0)]
 class FeatureGate(Frozen):
     """Sanity of the feature table."""
 
-    max_null_share: Share = 0.2
-    may_be_constant: tuple[str, ...] = ()
+    max_null_share: Share = Field(default=0.2, description="Of any feature.")
+    may_be_constant: tuple[str, ...] = Field(default=(), description="Features by name.")
 
 
 class HistoryGates(Frozen):
@@ -46,7 +46,7 @@ class LeakageGate(Frozen):
         default=0.85, description="Of any single feature, in training; for classes the lowest."
     )
     max_feature_r2: Share = Field(
-        default=0.95, description="The same where the target is a number."
+        default=0.95, description="The same where the target is a number: R2 of its rank."
     )
     may_exceed: tuple[str, ...] = Field(default=(), description="Features known to be honest.")
     disjoint: Column | None = Field(
@@ -60,9 +60,9 @@ class Costs(Frozen):
     Chooses the decision threshold, and gives the metric `saving`.
     """
 
-    false_positive: Amount | Column
-    false_negative: Amount | Column
-    true_positive: Amount | Column = 0.0
+    false_positive: Amount | Column = Field(description="Of a needless alert.")
+    false_negative: Amount | Column = Field(description="Of a positive without an alert.")
+    true_positive: Amount | Column = Field(default=0.0, description="Of a rightful alert.")
 
     def columns(self) -> list[str]:
         """Return the columns that hold an amount."""
@@ -79,8 +79,10 @@ class ChampionGate(Frozen):
         "roc_auc (also: accuracy, balanced_accuracy); of a number r2.",
     )
     margin: float = Field(default=0.02, ge=0, description="How much worse is beyond doubt worse.")
-    resamples: int = Field(default=200, ge=50, le=10_000)
-    min_positives: int = Field(default=20, ge=1)
+    resamples: int = Field(default=200, ge=50, le=10_000, description="Of the paired bootstrap.")
+    min_positives: int = Field(
+        default=20, ge=1, description="In the holdout: of several classes rows of the rarest."
+    )
 
 
 class CalibrationGate(Frozen):
@@ -107,17 +109,17 @@ class SliceGate(Frozen):
     columns: tuple[Column, ...] = Field(
         default=(), description="Default: the categorical features."
     )
-    min_roc_auc: Share = 0.55
-    min_positives: int = Field(default=20, ge=5)
+    min_roc_auc: Share = Field(default=0.55, description="Inside a slice, beyond chance.")
+    min_positives: int = Field(default=20, ge=5, description="A slice with fewer is not judged.")
 
 
 class ServingGate(Frozen):
     """The real bundle in the real server, in a clean process with serving dependencies only."""
 
     max_p99_ms: float = Field(default=500, gt=0, description="At this concurrency.")
-    max_memory_mb: float = Field(default=1024, gt=0)
-    requests: int = Field(default=200, ge=20)
-    concurrency: int = Field(default=8, ge=1, le=64)
+    max_memory_mb: float = Field(default=1024, gt=0, description="Of the server process.")
+    requests: int = Field(default=200, ge=20, description="Single rows of the holdout.")
+    concurrency: int = Field(default=8, ge=1, le=64, description="Callers at once.")
 
 
 class GoldenCase(Frozen):
@@ -127,11 +129,11 @@ class GoldenCase(Frozen):
     the one named by `of`.
     """
 
-    name: Name
-    row: dict[str, float | str | None] = Field(min_length=1)
-    of: str | int | None = None
-    at_least: float | None = None
-    at_most: float | None = None
+    name: Name = Field(description="What the verdict calls it.")
+    row: dict[str, float | str | None] = Field(min_length=1, description="Feature: value.")
+    of: str | int | None = Field(default=None, description="The class that is meant.")
+    at_least: float | None = Field(default=None, description="Lowest score.")
+    at_most: float | None = Field(default=None, description="Highest score.")
 
     @model_validator(mode="after")
     def _has_bound(self) -> Self:
@@ -143,13 +145,13 @@ class GoldenCase(Frozen):
 class FairnessGate(Frozen):
     """Ratio of the lowest to the highest value among the groups of a column."""
 
-    group: Column
+    group: Column = Field(description="The column that names the group.")
     metric: Literal["recall", "alert_rate"] | None = Field(
         default=None,
         description="Default: recall; of several classes it is the accuracy, of a number the mean "
         "absolute error.",
     )
-    min_ratio: Share = 0.8
+    min_ratio: Share = Field(default=0.8, description="Lowest to highest.")
     min_positives: int = Field(
         default=20, ge=1, description="Of a group; where the target is not binary: rows."
     )
@@ -158,7 +160,7 @@ class FairnessGate(Frozen):
 class PoisoningGate(Frozen):
     """No single source of training rows may bend what is learned."""
 
-    source: Column
+    source: Column = Field(description="The column that names the source of a row.")
     max_positive_share: Share = Field(
         default=0.8,
         description="Of all training positives (each class; labels above the median), from one "
@@ -191,21 +193,30 @@ class Approval(Frozen):
 class Gates(Frozen):
     """The policy: what every candidate must pass. Its digest binds each verdict."""
 
-    max_quarantined_share: Share = 0.01
-    features: FeatureGate = FeatureGate()
-    history: HistoryGates = HistoryGates()
-    leakage: LeakageGate = LeakageGate()
+    max_quarantined_share: Share = Field(default=0.01, description="Of the rows, by the contract.")
+    features: FeatureGate = Field(default=FeatureGate(), description="Gate feature_sanity.")
+    history: HistoryGates = Field(
+        default=HistoryGates(),
+        description="Gates volume, freshness, column_history and duplicates.",
+    )
+    leakage: LeakageGate = Field(default=LeakageGate(), description="Gate leakage.")
     floors: dict[str, float] = Field(min_length=1, description="Metric name: worst allowed value.")
-    costs: Costs | None = None
-    champion: ChampionGate = ChampionGate()
-    calibration: CalibrationGate | None = CalibrationGate()
-    slices: SliceGate | None = SliceGate()
-    serving: ServingGate | None = ServingGate()
-    golden_set: tuple[GoldenCase, ...] = ()
-    fairness: FairnessGate | None = None
-    poisoning: PoisoningGate | None = None
-    stability: StabilityGate | None = None
-    approval: Approval | None = None
+    costs: Costs | None = Field(default=None, description="Money; binary only.")
+    champion: ChampionGate = Field(
+        default=ChampionGate(), description="Gate not_worse_than_champion, and what is better."
+    )
+    calibration: CalibrationGate | None = Field(
+        default=CalibrationGate(), description="Null turns it off."
+    )
+    slices: SliceGate | None = Field(default=SliceGate(), description="Null turns it off.")
+    serving: ServingGate | None = Field(
+        default=ServingGate(), description="Gate serving_trial; null turns it off."
+    )
+    golden_set: tuple[GoldenCase, ...] = Field(default=(), description="Off while empty.")
+    fairness: FairnessGate | None = Field(default=None, description="Off unless given.")
+    poisoning: PoisoningGate | None = Field(default=None, description="Off unless given.")
+    stability: StabilityGate | None = Field(default=None, description="Off unless given.")
+    approval: Approval | None = Field(default=None, description="Off unless given.")
 
     def columns(self) -> list[str]:
         """Return the columns that gates read, inputs of the model or not."""

@@ -43,8 +43,12 @@ class Source(Frozen):
     below `$MLCICD_LAKE`.
     """
 
-    landing: Name | None = None
-    table: TablePath | None = None
+    landing: Name | None = Field(
+        default=None,
+        description="A folder of CSV or Parquet files, each taken in once: write them under a "
+        "hidden or .tmp name and rename.",
+    )
+    table: TablePath | None = Field(default=None, description="A Delta table that others write.")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -56,7 +60,7 @@ class Source(Frozen):
 class TimeColumn(Frozen):
     """The event time: stored as UTC microseconds whatever its form on arrival."""
 
-    column: Column
+    column: Column = Field(description="A timestamp column of the contract.")
     format: str = Field(
         default="iso",
         description="'iso', 'epoch_s', 'epoch_ms', or a strptime pattern for text columns.",
@@ -67,8 +71,10 @@ class TimeColumn(Frozen):
 class Label(Frozen):
     """What is predicted, and from when on it may be believed."""
 
-    column: Column
-    target: Literal["binary", "multiclass", "regression"] = "binary"
+    column: Column = Field(description="The column that holds it.")
+    target: Literal["binary", "multiclass", "regression"] = Field(
+        default="binary", description="Yes or no, one of several classes, or a number."
+    )
     positive: str | int | bool = Field(
         default=1, description="The value that means 'yes' (binary only)."
     )
@@ -110,38 +116,46 @@ class Label(Frozen):
 class ContractColumn(Frozen):
     """One column of the raw data, and what its values must meet."""
 
-    type: Literal["integer", "number", "boolean", "string", "timestamp"]
-    nullable: bool = False
-    min: float | None = None
-    max: float | None = None
-    categories: tuple[str, ...] | None = None
-    on_break: OnBreak = "quarantine"
+    type: Literal["integer", "number", "boolean", "string", "timestamp"] = Field(
+        description="Compared exactly; nothing is cast silently."
+    )
+    nullable: bool = Field(default=False, description="Whether a value may be missing.")
+    min: float | None = Field(default=None, description="Of integers and numbers.")
+    max: float | None = Field(default=None, description="Of integers and numbers.")
+    categories: tuple[str, ...] | None = Field(default=None, description="All values of a string.")
+    on_break: OnBreak = Field(
+        default="quarantine", description="Put the row aside, or refuse the batch."
+    )
 
 
 class RowRule(Frozen):
     """A condition across columns, as an SQL expression that is true for a good row."""
 
-    name: Name
-    check: str = Field(min_length=1)
-    on_break: OnBreak = "quarantine"
+    name: Name = Field(description="What the quarantine calls it.")
+    check: str = Field(min_length=1, description="SQL; what cannot be answered is broken.")
+    on_break: OnBreak = Field(
+        default="quarantine", description="Put the row aside, or refuse the batch."
+    )
 
 
 class RowCount(Frozen):
     """Bounds for the rows of one batch: a landing file, or a pinned table version."""
 
-    min: int = Field(default=1, ge=0)
-    max: int = Field(default=100_000_000, ge=1)
+    min: int = Field(default=1, ge=0, description="Fewer refuse the batch.")
+    max: int = Field(default=100_000_000, ge=1, description="More refuse the batch.")
 
 
 class Contract(Frozen):
     """What raw data must look like; each rule quarantines the row or fails the batch."""
 
-    columns: dict[Column, ContractColumn] = Field(min_length=1)
-    rules: tuple[RowRule, ...] = ()
+    columns: dict[Column, ContractColumn] = Field(
+        min_length=1, description="Exactly these, whatever their order."
+    )
+    rules: tuple[RowRule, ...] = Field(default=(), description="Conditions across columns.")
     unique_key: OnBreak = Field(
         default="quarantine", description="What a repeated key does; the first row is kept."
     )
-    rows: RowCount = RowCount()
+    rows: RowCount = Field(default=RowCount(), description="Of one batch.")
 
 
 class Windows(Frozen):
@@ -151,11 +165,15 @@ class Windows(Frozen):
     labels known `delay_days` after their row, so nothing from after t is ever seen.
     """
 
-    entity: Column
-    days: tuple[Annotated[int, Field(ge=1, le=3650)], ...] = Field(min_length=1)
-    stats: tuple[Literal["count", "mean", "label_rate"], ...] = Field(min_length=1)
+    entity: Column = Field(description="Whose past it is, such as customer_id.")
+    days: tuple[Annotated[int, Field(ge=1, le=3650)], ...] = Field(
+        min_length=1, description="Length of each window."
+    )
+    stats: tuple[Literal["count", "mean", "label_rate"], ...] = Field(
+        min_length=1, description="What is computed; label_rate for a binary target only."
+    )
     of: Column | None = Field(default=None, description="The column that 'mean' averages.")
-    delay_days: int = Field(default=0, ge=0)
+    delay_days: int = Field(default=0, ge=0, description="How long before the row it ends.")
     served: Literal["request"] = Field(
         default="request", description="How it reaches the server: the caller sends it."
     )
@@ -172,9 +190,13 @@ class Windows(Frozen):
 class Features(Frozen):
     """What the model sees: raw columns, calendar parts and per-entity windows."""
 
-    columns: tuple[Column, ...] = ()
-    calendar: tuple[Literal["hour", "weekday", "month", "weekend", "night"], ...] = ()
-    windows: tuple[Windows, ...] = ()
+    columns: tuple[Column, ...] = Field(
+        default=(), description="Taken as they are; a string is one-hot encoded."
+    )
+    calendar: tuple[Literal["hour", "weekday", "month", "weekend", "night"], ...] = Field(
+        default=(), description="Parts of the event time, UTC; night is 0 to 6 o'clock."
+    )
+    windows: tuple[Windows, ...] = Field(default=(), description="Per entity, over past days.")
     transforms: dict[str, Name] = Field(
         default_factory=dict,
         description="Feature: your own transformer of it (ml/extensions.py).",
@@ -184,7 +206,9 @@ class Features(Frozen):
 class Split(Frozen):
     """Time-ordered: training rows, a gap of the label's maturity, then the holdout."""
 
-    holdout_days: int | None = Field(default=None, ge=1)
+    holdout_days: int | None = Field(
+        default=None, ge=1, description="The last mature days are held out."
+    )
     holdout_share: float | None = Field(
         default=None, gt=0, lt=1, description="Of the mature rows, ordered by (time, key)."
     )
@@ -213,8 +237,10 @@ class Training(Frozen):
         description=f"One of {', '.join((*CLASSIFIERS, *REGRESSORS))}, or one of your own "
         "(ml/extensions.py)."
     )
-    parameters: dict[str, Any] = Field(default_factory=dict)
-    seed: int = 0
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="As the estimator calls them."
+    )
+    seed: int = Field(default=0, description="Of everything random in it.")
     threads: int = Field(
         default=1, ge=1, description="More are faster on idle cores, and learn something else."
     )
@@ -233,14 +259,16 @@ class Training(Frozen):
 class EntityPrecision(Frozen):
     """Precision among the k highest-scored entities of each day (card precision@k)."""
 
-    entity: Column
-    k: int = Field(ge=1)
+    entity: Column = Field(description="What is ranked, such as card_id.")
+    k: int = Field(ge=1, description="How many a day can be looked at.")
 
 
 class Evaluation(Frozen):
     """Metrics beside the standard ones."""
 
-    entity_precision: EntityPrecision | None = None
+    entity_precision: EntityPrecision | None = Field(
+        default=None, description="Adds the metric entity_precision_at_K."
+    )
     random_split: bool = Field(
         default=False, description="Also tell the ROC AUC that a split blind to time would claim."
     )
@@ -249,19 +277,19 @@ class Evaluation(Frozen):
 class PipelineSpec(Frozen):
     """One model, completely: from its source to its gates."""
 
-    name: Name
-    description: str = Field(min_length=1)
+    name: Name = Field(description="Of the model, its assets, jobs and tables.")
+    description: str = Field(min_length=1, description="One sentence for people.")
     owners: tuple[str, ...] = Field(min_length=1, description="E-mail addresses or 'team:name'.")
-    source: Source
-    key: tuple[Column, ...] = Field(min_length=1)
-    time: TimeColumn
-    label: Label
-    contract: Contract
-    features: Features
-    split: Split
-    training: Training
-    evaluation: Evaluation = Evaluation()
-    gates: Gates
+    source: Source = Field(description="Where the events come from.")
+    key: tuple[Column, ...] = Field(min_length=1, description="Columns that identify a row.")
+    time: TimeColumn = Field(description="When the event happened.")
+    label: Label = Field(description="What is predicted.")
+    contract: Contract = Field(description="What raw data must look like.")
+    features: Features = Field(description="What the model sees.")
+    split: Split = Field(description="What it learns from, what it is judged on.")
+    training: Training = Field(description="The estimator.")
+    evaluation: Evaluation = Field(default=Evaluation(), description="Further metrics.")
+    gates: Gates = Field(description="What every candidate must pass.")
     schedule: str | None = Field(default=None, description="Cron, UTC. Default: sensor only.")
     freshness_hours: int | None = Field(
         default=None,
