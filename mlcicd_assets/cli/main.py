@@ -7,10 +7,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from mlcicd_assets.cli import ledger
+from mlcicd_assets.cli.new import new
+from mlcicd_assets.cli.page import page
 from mlcicd_assets.cli.score import score
 from mlcicd_assets.cli.serve import serve, stop
 from mlcicd_assets.cli.simulate import simulate
 from mlcicd_assets.cli.status import status
+from mlcicd_assets.cli.try_out import try_out
 from mlcicd_assets.ml.errors import MlcicdError
 
 typer_app = typer.Typer(
@@ -22,8 +25,9 @@ typer_app = typer.Typer(
 )
 asked = (ledger.history, ledger.live_at, ledger.why, ledger.lineage, ledger.verify, ledger.evidence)
 said = (ledger.freeze, ledger.override, ledger.approve, ledger.rollback)
-for command in (serve, stop, simulate, status, score, *asked, *said):
+for command in (serve, stop, simulate, status, score, page, new, *asked, *said):
     typer_app.command()(command)
+typer_app.command("try")(try_out)
 
 
 def app() -> None:

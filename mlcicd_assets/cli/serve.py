@@ -40,7 +40,7 @@ def serve(
 
 def stop() -> None:
     """Stop the server that `serve --detach` started; requests in flight are answered."""
-    console = Console()
+    console = Console(soft_wrap=True)
     pid_file = _pid_file(Settings.from_env())
     pid = _running_pid(pid_file)
     if pid is None:
@@ -57,7 +57,7 @@ def stop() -> None:
 
 
 def _start_detached(settings: Settings, host: str, port: int) -> None:
-    console = Console()
+    console = Console(soft_wrap=True)
     url = f"http://{host}:{port}"
     if is_alive(url):
         console.print(f"server already running at {url}", highlight=False)

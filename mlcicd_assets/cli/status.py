@@ -46,7 +46,7 @@ def status(
         return
     console = Console(highlight=False, soft_wrap=True)
     if not states:
-        console.print("no model has run yet: `make run`, or `dagster job execute -m ... -j ...`")
+        console.print("no model has run yet: `dagster job execute -m ... -j MODEL_cicd`")
     for state in states:
         _show(console, state)
 

@@ -4,10 +4,12 @@ import dagster as dg
 from dagster.components import ComponentLoadContext
 from pydantic import BaseModel
 
+from mlcicd_assets.components.scaffolder import ModelPipelineScaffolder
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.orchestration.pipeline import build_pipeline
 
 
+@dg.scaffold_with(ModelPipelineScaffolder)
 class ModelPipeline(dg.Component):
     """One model, from raw data to live endpoint, described completely in YAML.
 
@@ -31,4 +33,6 @@ class ModelPipeline(dg.Component):
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
         """Build the model's assets, checks, job, schedule and sensor."""
-        return build_pipeline(self.spec)
+        path = context.path / "README.md"
+        readme = path.read_text("utf-8", "replace") if path.is_file() else ""
+        return build_pipeline(self.spec, readme=readme.partition("\n## ")[0])

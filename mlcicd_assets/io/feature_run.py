@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mlcicd_assets.io.delta import replace, scan
 from mlcicd_assets.io.ingest import table_uri
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
+SAMPLE_ROWS: Final = 5
+SAMPLE_TEXT: Final = 60  # characters of a value
+
 
 @dataclass(frozen=True)
 class MadeFeatures:
@@ -37,6 +40,7 @@ class MadeFeatures:
     verdicts: tuple[Verdict, ...]
     quarantined_rows: int
     quarantined_by_rule: dict[str, int]
+    quarantine_sample: tuple[dict[str, str], ...]
     quarantine_uri: str
     columns: tuple[tuple[str, str], ...]
 
@@ -92,6 +96,12 @@ def make_features(
         verdicts=verdicts,
         quarantined_rows=quarantined.height,
         quarantined_by_rule=report.broken,
+        quarantine_sample=tuple(
+            {name: str(value)[:SAMPLE_TEXT] for name, value in row.items()}
+            for row in quarantined.select("broken_rules", pl.exclude("broken_rules"))
+            .head(SAMPLE_ROWS)
+            .iter_rows(named=True)
+        ),
         quarantine_uri=quarantine_uri,
         columns=columns,
     )

@@ -103,7 +103,7 @@ def _bring_up_to_date(
         if known is not None and known.status == "ingested" and _is_seen(file, known):
             continue
         digest = file_digest(file.path)
-        table, verdict = _judge(file, digest, spec, is_events=own == "raw")
+        table, verdict = judge_file(file, digest, spec, is_events=own == "raw")
         if verdict.passed:
             batches.append(Batch(digest, file.name, table))
         else:
@@ -121,7 +121,7 @@ def _bring_up_to_date(
     return _Part(pin(uri), taken, tuple(refused))
 
 
-def _judge(
+def judge_file(
     file: LandingFile, digest: str, spec: PipelineSpec, *, is_events: bool
 ) -> "tuple[pa.Table | None, Verdict]":
     """Read a file and hold it against the contract; labels have only a schema, without nulls."""

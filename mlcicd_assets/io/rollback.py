@@ -39,7 +39,7 @@ def rollback(
         live, last = ledger.live(model), ledger.last_outcome(model)
         if live is None or last is None:
             raise ReleaseError(f"'{model}' has no release yet: there is nothing to roll back")
-        version, digest = _earlier(ledger, model, live.digest, to)
+        version, digest = earlier(ledger, model, live.digest, to)
         load_bundle(settings.releases, model, digest)
         body = {
             "action": "rollback",
@@ -78,8 +78,12 @@ def book_offline(settings: Settings, ledger: Ledger, model: str, *, run_id: str)
     return told
 
 
-def _earlier(ledger: Ledger, model: str, live: str, to: int | None) -> Target:
-    """Find the newest release before what is live, or version `to`; never one withdrawn."""
+def earlier(ledger: Ledger, model: str, live: str, to: int | None = None) -> Target:
+    """Find the newest release before what is live, or version `to`; never one withdrawn.
+
+    Raises:
+        ReleaseError: there is none.
+    """
     gone = withdrawals(ledger, model)
     released = [
         (entry.body["version"], entry.body["digest"])

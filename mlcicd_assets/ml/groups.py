@@ -77,7 +77,8 @@ def find_poisoned_sources(scored: Scored, rule: PoisoningGate) -> Finding:
     groups = list(_groups(scored.split.train, rule.source))
     truths = scored.target.truths(scored.split.train[LABEL].to_numpy())
     if scored.spec.label.target == "regression":  # from one half a rate can fall far, not rise
-        truths |= {"labels up to the median": ~above for above in truths.values()}
+        (above,) = truths.values()
+        truths["labels up to the median"] = ~above
     alarm = ALARM / (len(groups) * len(truths))
     faults = [
         fault

@@ -172,7 +172,7 @@ def _target(label: Seen, positive: str | None) -> tuple[str, dict[str, float], s
         if positive not in {None, *texts}:
             raise SpecError(f"'{label.name}' has no value '{positive}', only {' and '.join(texts)}")
         place = texts.index(positive) if positive else 1
-        yes = _flow([int(values[place]) if label.kind == "number" else values[place]])[1:-1]
+        yes = _flow([values[place]])[1:-1]
         share = counts[place] / sum(counts)
         floors = {"roc_auc": 0.6, "average_precision": round(min(0.95, 1.2 * share), 4)}
         return f"positive: {yes}  # {share:.2%} of the rows", floors, *classifiers

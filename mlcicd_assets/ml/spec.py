@@ -318,7 +318,7 @@ class PipelineSpec(Frozen):
             allowed = (*allowed, *extensions.estimators_for(self.label.target))
         if self.training.estimator not in allowed:
             raise ValueError(
-                f"'{self.training.estimator}' cannot serve a {self.label.target} target: choose "
+                f"estimator '{self.training.estimator}' cannot serve a {self.label.target} target: choose "
                 f"one of {', '.join(allowed)}"
             )
         metric, compared = self.gates.champion.metric, COMPARED[self.label.target]

@@ -1,6 +1,8 @@
 """Asset `deployed_endpoint`: what is live, after the ledger was asked on every entry way."""
 
-from typing import Any
+from collections.abc import Sequence
+from textwrap import shorten
+from typing import Any, Final
 
 import dagster as dg
 from pydantic import Field
@@ -9,14 +11,18 @@ from mlcicd_assets.io.card import card_path, changelog
 from mlcicd_assets.io.decisions import freeze_in_force, overrides_in_force
 from mlcicd_assets.io.delivery import Delivery
 from mlcicd_assets.io.interventions import approve
-from mlcicd_assets.io.ledger import Ledger
+from mlcicd_assets.io.ledger import Entry, Ledger
+from mlcicd_assets.io.readings import history, reigns
 from mlcicd_assets.io.registry import CHAMPION, set_alias
+from mlcicd_assets.io.rollback import earlier
 from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.ml.errors import ReleaseError
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.values import ReleaseRef, ReportRef
-from mlcicd_assets.orchestration.wiring import asset_for, open_ledger
+from mlcicd_assets.orchestration.wiring import asset_for, inline, open_ledger
 
 NO_OVERRIDE = "no_override_in_force"
+SHOWN: Final = 5
 
 
 class Approve(dg.Config):
@@ -27,15 +33,16 @@ class Approve(dg.Config):
     days: int = Field(default=7, description="How long the approval holds.")
 
 
-def deployed_endpoint(spec: PipelineSpec) -> dg.AssetsDefinition:
-    """Build the asset."""
+def deployed_endpoint(spec: PipelineSpec, *, readme: str = "") -> dg.AssetsDefinition:
+    """Build the asset; its description ends with the model's README."""
     key = dg.AssetKey([spec.name, "deployed_endpoint"])
     promise = "Every live verdict passed on its own: no gate is overridden by a person."
 
     @asset_for(
         spec,
         "deployed_endpoint",
-        description="The live version: released when every gate passed and it is better.",
+        description="The live version: released when every gate passed and it is better.\n\n"
+        + readme,
         kinds={"python"},
         upstream="evaluation_report",
         code=[spec.name],
@@ -77,16 +84,38 @@ def deployed_endpoint(spec: PipelineSpec) -> dg.AssetsDefinition:
 def _metadata(
     ledger: Ledger, spec: PipelineSpec, report: ReportRef, release: ReleaseRef
 ) -> dict[str, Any]:
-    frozen = freeze_in_force(ledger, spec.name)
+    frozen, entries = freeze_in_force(ledger, spec.name), ledger.entries(model=spec.name)
+    reign = [since for since, _ in reigns(entries)[-1:]]
     return {
         "outcome": release.outcome,
         "reason": release.reason,
         "live_version": release.live_version or "none",
+        "live_since": dg.MetadataValue.timestamp(reign[0]) if reign else "never",
+        "last_outcomes": inline(_last_outcomes(entries)),
+        "rollback": _rollback(ledger, spec, release),
         "candidate_version": report.candidate.version,
         "live_digest": release.live_digest or "none",
         "frozen": f"until {frozen.body['until']}: {frozen.body['reason']}" if frozen else "no",
         "endpoint": dg.MetadataValue.url(f"{release.endpoints[0]}/v2/models/{spec.name}"),
     }
+
+
+def _last_outcomes(entries: Sequence[Entry]) -> str:
+    lines = ["| at (UTC) | outcome | version | why |", "| --- | --- | --- | --- |"]
+    for entry in [e for e in history(entries) if e.kind == "outcome"][: -SHOWN - 1 : -1]:
+        body, at = entry.body, entry.at[:16].replace("T", " ")
+        why = shorten(body["reason"].replace("|", "/"), 70, placeholder=" ...")
+        lines.append(f"| {at} | {body['outcome']} | {body['version'] or '-'} | {why} |")
+    return "\n".join(lines)
+
+
+def _rollback(ledger: Ledger, spec: PipelineSpec, release: ReleaseRef) -> str:
+    """What a rollback would go back to, and how."""
+    try:
+        version, _ = earlier(ledger, spec.name, release.live_digest or "")
+    except ReleaseError as error:
+        return str(error)
+    return f"to v{version}: mlcicd rollback {spec.name} --reason '...'"
 
 
 def _no_override(ledger: Ledger, spec: PipelineSpec) -> dg.AssetCheckResult:

@@ -1,11 +1,15 @@
 """`build_pipeline`: one spec in, the model's assets, checks, job, schedule and sensor out."""
 
+from functools import partial
+
 import dagster as dg
 
 from mlcicd_assets.ml.contract import check_rules
 from mlcicd_assets.ml.features import check_features
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.orchestration.deployed_endpoint import deployed_endpoint
+from mlcicd_assets.orchestration.evaluation_page import NAME as PAGE
+from mlcicd_assets.orchestration.evaluation_page import evaluation_page, page_sensor
 from mlcicd_assets.orchestration.evaluation_report import evaluation_report
 from mlcicd_assets.orchestration.json_values import JSON_VALUES, JSON_VALUES_KEY
 from mlcicd_assets.orchestration.mlflow_run import mlflow_key, mlflow_run_for
@@ -15,8 +19,10 @@ from mlcicd_assets.orchestration.trained_model import trained_model
 from mlcicd_assets.orchestration.validated_features import validated_features
 
 
-def build_pipeline(spec: PipelineSpec) -> dg.Definitions:
+def build_pipeline(spec: PipelineSpec, *, readme: str = "") -> dg.Definitions:
     """Build everything that delivers one model.
+
+    `readme` is what people read on the endpoint and on the job: Dagster's groups have no text.
 
     Raises:
         SpecError: contract or features ask for something that cannot be done.
@@ -30,13 +36,15 @@ def build_pipeline(spec: PipelineSpec) -> dg.Definitions:
             validated_features,
             trained_model,
             evaluation_report,
-            deployed_endpoint,
+            partial(deployed_endpoint, readme=readme),
+            evaluation_page,
         )
     ]
     job = dg.define_asset_job(
         f"{spec.name}_cicd",
-        selection=dg.AssetSelection.groups(spec.name),
-        description=f"From new data to a live {spec.name} model, through every gate.",
+        # The page is for people: a release must not wait for it.
+        selection=dg.AssetSelection.groups(spec.name) - dg.AssetSelection.assets([spec.name, PAGE]),
+        description=f"From new data to a live {spec.name} model, through every gate.\n\n{readme}",
         tags={"mlcicd/model": spec.name},
         executor_def=dg.in_process_executor,
         # What people read on the console: our lines and failures, not each event of the engine.
@@ -57,6 +65,6 @@ def build_pipeline(spec: PipelineSpec) -> dg.Definitions:
         assets=assets,
         jobs=[job],
         schedules=schedules,
-        sensors=[new_data_sensor(spec)],
+        sensors=[new_data_sensor(spec), page_sensor(spec)],
         resources={JSON_VALUES_KEY: JSON_VALUES, mlflow_key(spec): mlflow_run_for(spec)},
     )

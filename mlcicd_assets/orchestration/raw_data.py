@@ -23,6 +23,7 @@ def raw_data(spec: PipelineSpec) -> dg.AssetsDefinition:
         kinds={"deltalake"},
         gates=[CONTRACT],
         code=[spec.source, spec.label, spec.contract, spec.time],
+        fresh_hours=spec.freshness_hours,
     )
     def _raw_data(context: dg.AssetExecutionContext):
         settings = Settings.from_env()
@@ -47,6 +48,7 @@ def raw_data(spec: PipelineSpec) -> dg.AssetsDefinition:
             check_results=check_results(context, [verdict], overridden),
             metadata={
                 "dagster/row_count": events.rows,
+                "dagster/column_schema": _schema(spec),
                 "table": str(events),
                 "table_version": events.version,
                 "fingerprint": events.fingerprint,
@@ -58,6 +60,20 @@ def raw_data(spec: PipelineSpec) -> dg.AssetsDefinition:
         )
 
     return _raw_data
+
+
+def _schema(spec: PipelineSpec) -> dg.TableSchema:
+    """The contract as a table schema; a label from a source of its own comes last."""
+    columns: list[dg.TableColumn] = []
+    for name, rule in spec.contract.columns.items():
+        rules = rule.model_dump(exclude_defaults=True, exclude={"type"})
+        told = "; ".join(f"{field} {value}" for field, value in rules.items())
+        nullable = dg.TableColumnConstraints(nullable=rule.nullable)
+        columns.append(dg.TableColumn(name, rule.type, description=told, constraints=nullable))
+    if spec.label.source:
+        told = f"in a table of its own, known from {spec.label.known_at} on"
+        columns.append(dg.TableColumn(spec.label.column, "label", description=told))
+    return dg.TableSchema(columns)
 
 
 def _summary(taken: Ingested, spec: PipelineSpec) -> Verdict:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 import dagster as dg
 
@@ -16,6 +17,7 @@ from mlcicd_assets.ml.values import Verdict
 from mlcicd_assets.orchestration.json_values import JSON_VALUES_KEY
 
 Asset = Callable[[Callable[..., Any]], dg.AssetsDefinition]
+INLINE: Final = 1_000  # characters of Markdown from which on the UI hides it behind a click
 
 
 def asset_for(
@@ -29,6 +31,7 @@ def asset_for(
     code: Sequence[object] = (),
     resource: str | None = None,
     checks: Sequence[dg.AssetCheckSpec] = (),
+    fresh_hours: int | None = None,
 ) -> Asset:
     """Return the `@dg.asset` decorator of one of a model's assets.
 
@@ -45,7 +48,12 @@ def asset_for(
         code: parts of the spec that decide what the asset makes; hashed into its code version.
         resource: key of a resource that it uses.
         checks: further checks, which block nothing.
+        fresh_hours: the UI warns without a materialization for so long, and is red after twice.
     """
+    fresh = None
+    if fresh_hours is not None:
+        hours = timedelta(hours=fresh_hours)
+        fresh = dg.FreshnessPolicy.time_window(fail_window=2 * hours, warn_window=hours)
     key = dg.AssetKey([spec.name, name])
     blocking = [
         dg.AssetCheckSpec(gate.name, asset=key, blocking=True, description=gate.promise)
@@ -62,6 +70,7 @@ def asset_for(
         code_version=digest(*code),
         io_manager_key=JSON_VALUES_KEY,
         required_resource_keys={resource} if resource else None,
+        freshness_policy=fresh,
     )
 
 
@@ -69,6 +78,11 @@ def digest(*parts: object) -> str:
     """Return a short hash of plain data and pydantic models, for code and data versions."""
     text = json.dumps(parts, sort_keys=True, default=lambda model: model.model_dump(mode="json"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def inline(text: str) -> dg.MarkdownMetadataValue:
+    """Cut after a whole line, so that the UI shows it without a click."""
+    return dg.MetadataValue.md(text if len(text) < INLINE else text[: text.rfind("\n", 0, INLINE)])
 
 
 def open_ledger(settings: Settings) -> Ledger:
@@ -103,6 +117,7 @@ def check_results(
                 "policy": verdict.policy,
                 "detail": verdict.detail or "-",
                 "remedy": GATES[verdict.gate].remedy,
+                **{n: float(v) for n, v in verdict.context.items() if isinstance(v, int | float)},
             },
         )
         for verdict in verdicts

@@ -42,7 +42,7 @@ def test_simulating_another_world_into_the_same_folder_is_refused(home: Path) ->
 
 
 def test_status_of_nothing_says_what_to_do(home: Path) -> None:
-    assert "make run" in mlcicd("status").stdout
+    assert "dagster job execute" in mlcicd("status").stdout
     assert json.loads(mlcicd("status", "--json").stdout) == []
 
 

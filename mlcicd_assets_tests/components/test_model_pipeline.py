@@ -20,6 +20,7 @@ ASSETS = [
     "trained_model",
     "evaluation_report",
     "deployed_endpoint",
+    "evaluation_page",
 ]
 
 
@@ -39,7 +40,7 @@ def load() -> dg.Definitions:
     return definitions.defs()
 
 
-def test_the_packaged_model_loads_with_its_five_assets() -> None:
+def test_the_packaged_model_loads_with_its_six_assets() -> None:
     graph = load().resolve_asset_graph()
     assert graph.get_all_asset_keys() == {dg.AssetKey(["card_fraud", name]) for name in ASSETS}
     for key in graph.get_all_asset_keys():
@@ -74,7 +75,7 @@ def test_job_schedule_and_sensor_run_by_default() -> None:
     loaded = load()
     job = loaded.resolve_job_def("card_fraud_cicd")
     assert job.executor_def.name == "in_process"
-    assert len(job.asset_layer.executable_asset_keys) == len(ASSETS)
+    assert len(job.asset_layer.executable_asset_keys) == len(ASSETS) - 1
     sensor = loaded.resolve_sensor_def("card_fraud_new_data")
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
     assert loaded.resolve_schedule_def("card_fraud_schedule").cron_schedule == "0 6 * * 1"
@@ -155,3 +156,23 @@ def test_loading_the_location_imports_no_heavy_library() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_readme_beside_a_model_describes_its_endpoint_and_its_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "**Cost of errors.** A missed one costs a lot."
+    (plant(tmp_path, "told") / "README.md").write_text(
+        f"# Told\n\n{words}\n\n## History\n\nLong.\n"
+    )
+    plant(tmp_path, "untold")
+    monkeypatch.setenv("MLCICD_DEFS", str(tmp_path))
+    loaded = load()
+    for model in ("told", "untold"):
+        endpoint = loaded.resolve_asset_graph().get(dg.AssetKey([model, "deployed_endpoint"]))
+        job = loaded.resolve_job_def(f"{model}_cicd")
+        assert [words in (one.description or "") for one in (endpoint, job)] == [
+            model == "told",
+            model == "told",
+        ]
+        assert "Long" not in str(endpoint.description)

@@ -90,6 +90,7 @@ def assert_equal(
     expected = target.predict(pipeline, model_frame(frame, columns))
     exact = type(pipeline.named_steps["model"]).__name__ in EXACT
     assert scores.shape == expected.shape
+    assert exported.meta["format"] == (1 if count == 2 else 2)  # servers of the first read on
     assert largest_difference(scores, expected) <= (0 if exact else 1e-13 if count == 0 else 2e-15)
 
 

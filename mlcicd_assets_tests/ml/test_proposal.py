@@ -135,6 +135,13 @@ def test_windows_of_what_comes_again_are_shown_as_a_comment() -> None:
     assert (windows.entity, windows.stats) == ("customer_id", ("count",))
 
 
+def test_of_several_keys_the_one_called_so_is_taken_and_odd_names_are_quoted() -> None:
+    columns = (Seen("no", "integer"), *seen(label=replace(LABEL, name="yes")))
+    spec = proposed(*columns, unique=["no", "at", "order_id"], label="yes")
+    assert (spec.key, spec.label.column) == (("order_id",), "yes")
+    assert proposed(*columns, unique=["no", "at"], label="yes").key == ("no",)
+
+
 def test_a_short_time_is_split_by_share() -> None:
     short = replace(AT, span=(SPAN[0], datetime(2026, 1, 30, tzinfo=UTC)))
     assert proposed(ID, short, *PLAIN[2:]).split.holdout_share == 0.2

@@ -200,7 +200,7 @@ def test_without_a_server_nothing_is_written_and_the_remedy_is_named(home: Path)
     deliver_days()
     result = run_job(small_spec())
     assert not result.success
-    assert "make serve" in failure_text(result)
+    assert "mlcicd serve" in failure_text(result)
     assert ledger().entries(kinds=("intent", "outcome")) == []
     assert read_pointer(home / "releases", MODEL) is None
 

@@ -31,6 +31,8 @@ def test_a_model_is_released_kept_and_blocked(target: str, server: str) -> None:
     judged = {check.check_name for check in first.get_asset_check_evaluations()}
     assert judged >= {name for name, gate in GATES.items() if gate.is_on(spec.gates)}
     assert metadata(first, "deployed_endpoint", NAME)["outcome"] == "released"
+    picture = "confusion" if target == "multiclass" else "predicted"
+    assert f"picture/{picture}" in metadata(first, "evaluation_report", NAME)
     answer = predict_row(server, NAME, ROW, token=None)
     if target == "multiclass":
         assert answer["decision"] == "broken"
