@@ -2,6 +2,8 @@
 
 MlcicdError
 ├── SettingsError            an environment variable is missing or wrong
+├── StoreError               object storage does not answer, or refuses (an OSError too)
+│   └── StoreDenied          the keys in the environment may not do this
 ├── SpecError                a defs.yaml asks for something that cannot be done
 ├── DataError                a table, file or frame is not what it must be
 │   ├── SchemaMismatch       columns or types differ from the data contract
@@ -29,6 +31,14 @@ class MlcicdError(Exception):
 
 class SettingsError(MlcicdError):
     """An environment variable is missing or wrong; the message names it."""
+
+
+class StoreError(MlcicdError, OSError):
+    """Object storage does not answer, or refuses; like a disk's error, nothing is decided."""
+
+
+class StoreDenied(StoreError):
+    """The keys in the environment may not do this."""
 
 
 class SpecError(MlcicdError):

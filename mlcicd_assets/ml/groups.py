@@ -55,8 +55,8 @@ def find_unfairness(scored: Scored, rule: FairnessGate) -> Finding:
         if (inside & counted).sum() >= rule.min_positives:
             mean = np.nanmean if is_binary else np.mean  # NaN: of a row that does not count
             rates[value] = float(mean(quality[inside]))
-    lowest, highest = np.min([*rates.values(), np.inf]), np.max([*rates.values(), 0])
-    ratio = float(lowest / highest) if highest > 0 and len(rates) > 1 else NAN
+    highest = np.max([*rates.values(), 0])  # NaN where one of them is
+    ratio = float(min(rates.values()) / highest) if highest > 0 and len(rates) > 1 else NAN
     return Finding(
         f"{metric} ratio {ratio:.3f} between {len(rates)} groups of {rule.group}",
         f"ratio >= {rule.min_ratio:g}, 2 groups with {rule.min_positives} positives",

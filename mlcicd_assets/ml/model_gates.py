@@ -67,7 +67,7 @@ FINDERS: dict[Gate, Callable[[Scored, Any], Finding]] = {
 MODEL_GATES = (METRIC_FLOORS, NOT_WORSE, SCORER_PARITY, SERVING_TRIAL, *FINDERS)
 
 PARITY_TOLERANCE = 1e-12
-ERRORS = frozenset({"brier", "log_loss", "ece", "rmse", "mae"})  # less is better
+ERRORS = frozenset({"brier", "log_loss", "ece", "rmse", "mae", "bias"})  # nearer 0 is better
 
 
 def finding_gates(scored: Scored, *, subject: str) -> list[Verdict]:
@@ -99,13 +99,14 @@ def metric_floors_gate(
 ) -> Verdict:
     """Judge every floor of the policy; a metric equal to its floor passes.
 
-    An error (`ERRORS`) must not be above its floor, all else not below. Where costs are given,
-    a model that costs more than no model is below one, too.
+    The size of an error (`ERRORS`) must not be above its floor, all else not below. Where costs
+    are given, a model that costs more than no model is below one, too.
     """
     floors = {**({"saving": 0.0} if gates.costs else {}), **gates.floors}
     seen = {name: metrics.get(name, math.nan) for name in floors}
     signs = {name: -1 if name in ERRORS else 1 for name in floors}
-    below = [name for name, sign in signs.items() if not sign * seen[name] >= sign * floors[name]]
+    sizes = {name: abs(value) if name in ERRORS else value for name, value in seen.items()}
+    below = [name for name, sign in signs.items() if not sign * sizes[name] >= sign * floors[name]]
     told = [
         f"{name} misses its floor, or is undefined"
         if name in metrics

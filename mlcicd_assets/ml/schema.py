@@ -1,5 +1,6 @@
 """The model's input columns, derived from the spec: one definition for training and serving."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,6 +58,16 @@ def feature_definitions(spec: PipelineSpec) -> dict[str, Any]:
         "time": spec.time.model_dump(mode="json"),
         "key": list(spec.key),
     }
+
+
+def is_defined_alike(definitions: Mapping[str, Any], spec: PipelineSpec) -> bool:
+    """Tell whether features mean the same as in `definitions`, whatever version wrote them."""
+    own = {"features": spec.features, "time": spec.time}
+    return (
+        all(type(part).model_validate(definitions[name]) == part for name, part in own.items())
+        and definitions.get("transformers") == feature_definitions(spec).get("transformers")
+        and definitions["key"] == list(spec.key)
+    )
 
 
 def window_name(windows: Windows, stat: str, days: int) -> str:

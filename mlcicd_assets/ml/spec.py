@@ -13,13 +13,13 @@ from mlcicd_assets.ml.policy import Gates
 TablePath = Annotated[str, Field(min_length=1, max_length=500)]
 OnBreak = Literal["quarantine", "fail"]
 
-# What the plain-array scorer can reproduce exactly (ml/export.py); anything else is refused here.
 # By which metric a champion may be compared, the first by default; more is better in each.
 COMPARED = {
     "binary": ("average_precision", "roc_auc", "saving"),
     "multiclass": ("roc_auc", "accuracy", "balanced_accuracy"),
     "regression": ("r2",),
 }
+# What the plain-array scorer can reproduce exactly (ml/export.py); anything else is refused here.
 CLASSIFIERS = (
     "HistGradientBoostingClassifier",
     "RandomForestClassifier",
@@ -318,8 +318,8 @@ class PipelineSpec(Frozen):
             allowed = (*allowed, *extensions.estimators_for(self.label.target))
         if self.training.estimator not in allowed:
             raise ValueError(
-                f"estimator '{self.training.estimator}' cannot serve a {self.label.target} target: choose "
-                f"one of {', '.join(allowed)}"
+                f"estimator '{self.training.estimator}' cannot serve a {self.label.target} target: "
+                f"choose one of {', '.join(allowed)}"
             )
         metric, compared = self.gates.champion.metric, COMPARED[self.label.target]
         if metric not in {None, *compared}:

@@ -1,9 +1,14 @@
 """Evaluation of real candidates: money, provisional metrics, and a model that is not its spec's."""
 
+from dataclasses import replace
+
 import pytest
 
+from mlcicd_assets.io.bundle import load_bundle, write_bundle
 from mlcicd_assets.io.evaluation_run import Evaluation, evaluate
+from mlcicd_assets.io.registry import load_pipeline
 from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.ml.export import export_model
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.values import ModelVersionRef
 from mlcicd_assets_tests.small_model import (
@@ -96,3 +101,27 @@ def test_a_model_of_another_training_is_no_candidate_of_this_spec(live: Pipeline
     faults = [verdict for verdict in evaluated(other).verdicts if not verdict.passed]
     assert ["not trained on these rows" in verdict.detail for verdict in faults] == [True]
     assert all(verdict.passed for verdict in evaluated(live).verdicts)
+
+
+def test_a_champion_of_the_first_release_is_compared(live: PipelineSpec) -> None:
+    """Its label definition knows nothing of targets and classes."""
+    settings, now = Settings.from_env(), ledger().live(MODEL)
+    assert now is not None
+    made = load_bundle(settings.releases, MODEL, now.digest)
+    label = {k: v for k, v in made.definitions["label"].items() if k not in {"target", "classes"}}
+    pipeline = load_pipeline(settings, MODEL, now.version)
+    old = write_bundle(
+        settings.releases,
+        model=MODEL,
+        exported=export_model(pipeline, made.columns),
+        columns=made.columns,
+        threshold=made.threshold,
+        definitions={**made.definitions, "label": label},
+        train_until=made.train_until,
+        golden=made.golden_columns,
+    )
+    assert (old.digest == made.digest, old.classes) == (False, ())
+    candidate = stored_value(MODEL, "trained_model", ModelVersionRef)
+    again = evaluate(settings, live, candidate, live=replace(now, digest=old.digest))
+    assert again.comparison is not None
+    assert (again.comparison.difference, again.comparison.upper_95) == (0, 0)

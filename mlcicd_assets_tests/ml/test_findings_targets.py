@@ -316,3 +316,8 @@ def test_a_champion_that_saw_every_row_leaves_nothing_to_explain(target: str) ->
     assert x[0] > 0.1 > abs(shop[0])
     assert np.isnan([x[1], shop[1]]).all()
     assert made.champion_metrics["rows"] == 0
+
+
+def test_a_row_far_outside_still_has_shares() -> None:
+    far = {"x": np.array([2_000.0, -2_000.0]), "shop": np.array(["a", "a"], dtype=object)}
+    assert scorer("multiclass").score(far).tolist() == [[0, 0, 1], [1, 0, 0]]

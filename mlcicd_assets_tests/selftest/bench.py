@@ -17,8 +17,9 @@ from mlcicd_assets.io.delivery import Delivery
 from mlcicd_assets.io.endpoint import model_status, wait_until_live
 from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.registry import CHAMPION, ensure_experiment, set_alias
-from mlcicd_assets.io.releases import read_pointer, write_atomic
+from mlcicd_assets.io.releases import read_pointer
 from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.io.store import write
 from mlcicd_assets.ml.errors import (
     BundleError,
     GateBlocked,
@@ -152,7 +153,7 @@ class Bench:
             shutil.rmtree(folder if folder.name != MODEL else folder / "bundles")
         shutil.copytree(self.template, self.home, dirs_exist_ok=True, ignore=_pointers)
         kept = self.template / "releases" / MODEL / "pointer.json"
-        write_atomic(self.home / "releases" / MODEL / "pointer.json", kept.read_bytes())
+        write(self.home / "releases" / MODEL / "pointer.json", kept.read_bytes())
         live = self.ledger.live(MODEL)
         assert live is not None
         wait_until_live(self.url, MODEL, live.digest, token=None)

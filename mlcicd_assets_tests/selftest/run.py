@@ -22,10 +22,13 @@ from mlcicd_assets_tests.selftest.good import GOOD
 from mlcicd_assets_tests.selftest.matrix import faults, kills_alone, matrix, summary
 from mlcicd_assets_tests.selftest.planted_data import DATA
 from mlcicd_assets_tests.selftest.planted_models import MODELS
+from mlcicd_assets_tests.selftest.planted_targets import TARGETS
 from mlcicd_assets_tests.selftest.planted_ways import WAYS_AROUND
 from mlcicd_assets_tests.selftest.world import spec_with
 
-CASES: dict[str, Case] = {case.name: case for case in (*DATA, *MODELS, *WAYS_AROUND, *GOOD)}
+CASES: dict[str, Case] = {
+    case.name: case for case in (*DATA, *MODELS, *TARGETS, *WAYS_AROUND, *GOOD)
+}
 WORKERS = 2
 T = TypeVar("T")
 _own = ExitStack()  # of a worker process: its bench, open as long as the process lives
