@@ -1,4 +1,4 @@
-"""What all five assets share: keys, kinds, checks, code versions and the way to show verdicts."""
+"""What the assets share: keys, kinds, checks, code versions and the way to show verdicts."""
 
 import hashlib
 import json
