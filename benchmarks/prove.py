@@ -1,8 +1,8 @@
 """`make prove`: run the long campaigns and write docs/proof.md.
 
-Each row is a pytest file or a benchmark that prints lines `figure NAME VALUE TARGET`, where TARGET is `<= x`,
-`>= x` or `== x`. A row runs alone with --row NAME; rows measured before stay in the table.
-Exits 1 when a target is missed.
+Each row is a pytest file or a benchmark that prints lines `figure NAME VALUE TARGET`, where TARGET
+is `<= x`, `>= x` or `== x`. A row runs alone with --row NAME; rows measured before stay in the
+table. Exits 1 when a target is missed.
 """
 
 import argparse

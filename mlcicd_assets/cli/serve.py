@@ -33,8 +33,10 @@ def serve(
     if detach:
         _start_detached(settings, host, port)
         return
+    from mlcicd_assets.io.store import check_store
     from mlcicd_assets.serving.server import run
 
+    check_store(settings.releases)
     run(settings.releases, host=host, port=port, token=settings.token)
 
 

@@ -147,7 +147,8 @@ def _ask(url: str, path: str, type_: type[T], *, token: str | None, body: Any = 
         content = response.read()
     except (OSError, http.client.HTTPException) as error:
         raise EndpointUnreachable(
-            f"no server answers at {url} ({error}): run `make serve`, or correct MLCICD_ENDPOINTS"
+            f"no server answers at {url} ({error}): run `mlcicd serve --detach`, or correct "
+            "MLCICD_ENDPOINTS"
         ) from error
     finally:
         connection.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from mlcicd_assets.io.ledger import Ledger
-from mlcicd_assets.io.provenance import ROOT, ask_git
+from mlcicd_assets.io.provenance import ask_git, checkout
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.errors import SettingsError
 
@@ -27,8 +27,8 @@ class ApprovalFile:
 
 
 def approvals_folder(settings: Settings) -> Path:
-    """Return `$MLCICD_APPROVALS`, by default the folder `approvals` of this checkout."""
-    return settings.approvals or ROOT / "approvals"
+    """Return `$MLCICD_APPROVALS`, by default `approvals` at the top of the user's checkout."""
+    return settings.approvals or checkout() / "approvals"
 
 
 def book_git_approvals(settings: Settings, ledger: Ledger, model: str, *, run_id: str) -> None:

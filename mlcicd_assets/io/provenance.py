@@ -6,22 +6,21 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
-from importlib.metadata import distributions
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
 from mlcicd_assets.ml.values import ModelVersionRef
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @dataclass(frozen=True)
 class CodeState:
-    """Git commit, whether the work tree differed from it, and the hash of the dependencies."""
+    """Git commit, whether the work tree differed from it, hash of the dependencies, our version."""
 
     commit: str
     dirty: bool
     lock: str
+    package: str
 
     def as_tags(self) -> dict[str, str]:
         """Return the state as the tags used in MLflow and commit metadata."""
@@ -29,12 +28,20 @@ class CodeState:
             "git_commit": self.commit,
             "git_dirty": str(self.dirty).lower(),
             "lock_sha256": self.lock,
+            "mlcicd_assets_version": self.package,
         }
 
 
-def code_state(root: Path = ROOT) -> CodeState:
-    """Read the state of this checkout; outside of one, MLCICD_GIT_COMMIT names the commit."""
-    return CodeState(*_git(root), _lock(root))
+def code_state() -> CodeState:
+    """Read the state of the working directory's checkout, which is the user's own project.
+
+    Outside of a checkout MLCICD_GIT_COMMIT names the commit.
+    """
+    here = Path.cwd()
+    commit = ask_git(here, "rev-parse", "HEAD")
+    is_dirty = bool(commit and ask_git(here, "status", "--porcelain"))
+    named = commit or os.environ.get("MLCICD_GIT_COMMIT", "no git")
+    return CodeState(named, is_dirty, _lock(here), version("mlcicd-assets"))
 
 
 def lineage_of(candidate: ModelVersionRef) -> dict[str, Any]:
@@ -52,32 +59,31 @@ def lineage_of(candidate: ModelVersionRef) -> dict[str, Any]:
     }
 
 
-def commit_author(root: Path = ROOT) -> str:
+def commit_author() -> str:
     """Return who wrote the commit that is checked out; outside of a checkout, the user."""
-    return ask_git(root, "log", "-1", "--format=%ae") or getpass.getuser()
+    return ask_git(Path.cwd(), "log", "-1", "--format=%ae") or getpass.getuser()
 
 
-def ask_git(root: Path, *words: str) -> str:
+def checkout() -> Path:
+    """Return the top of the git checkout around the working directory, else that directory."""
+    here = Path.cwd()
+    return Path(ask_git(here, "rev-parse", "--show-toplevel") or here)
+
+
+def ask_git(folder: Path, *words: str) -> str:
     """Return what git answers in this folder; "" without git, checkout or answer."""
     git = shutil.which("git")
     if git is None:
         return ""
     done = subprocess.run(  # noqa: S603 - fixed words, no shell
-        [git, "-C", str(root), *words], capture_output=True, text=True, check=False
+        [git, "-C", str(folder), *words], capture_output=True, text=True, check=False
     )
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _git(root: Path) -> tuple[str, bool]:
-    if not (root / ".git").exists():
-        return os.environ.get("MLCICD_GIT_COMMIT", "unknown"), False
-    commit = ask_git(root, "rev-parse", "HEAD")
-    return commit or "unknown", bool(ask_git(root, "status", "--porcelain"))
-
-
-def _lock(root: Path) -> str:
-    """Hash the lock file; in a plain wheel install, the names and versions installed."""
-    lock = root / "requirements.lock"
+def _lock(folder: Path) -> str:
+    """Hash the lock file; where there is none, the names and versions installed."""
+    lock = folder / "requirements.lock"
     if lock.is_file():
         return hashlib.sha256(lock.read_bytes()).hexdigest()
     installed = sorted(f"{d.metadata['Name'].lower()}=={d.version}" for d in distributions())

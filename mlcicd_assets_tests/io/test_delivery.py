@@ -141,7 +141,7 @@ def test_a_server_that_cannot_be_reached_stops_before_the_intent(home: Path) -> 
     scene = Scene("http://127.0.0.1:9")
     made = report(scene.bundle(1), 1)
     pass_every_gate(scene.ledger, made)
-    with pytest.raises(EndpointUnreachable, match="make serve"):
+    with pytest.raises(EndpointUnreachable, match="mlcicd serve"):
         scene.deliver(made)
     assert scene.ledger.entries(kinds=("intent", "outcome")) == []
 

@@ -73,7 +73,7 @@ def test_a_first_release_that_cannot_be_loaded_says_why(url: str, releases: Path
 def test_nobody_there_says_how_to_start_one() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     assert not is_alive(url)
-    with pytest.raises(EndpointUnreachable, match="make serve"):
+    with pytest.raises(EndpointUnreachable, match="mlcicd serve"):
         model_status(url, tiny.MODEL, token=None)
 
 
