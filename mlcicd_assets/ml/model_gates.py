@@ -53,7 +53,7 @@ SERVING_TRIAL = Gate(
 _FINDERS = (
     (find_leaks, "leakage", 1, "drop the feature named, or allow it in gates.leakage.may_exceed"),
     (find_early_labels, "label_maturity", 1, "correct known_at, or label.matures_after_days"),
-    (find_miscalibration, "calibration", 1, "has the share of positives changed? Train on newer"),
+    (find_miscalibration, "calibration", 2, "has the share of positives changed? Train on newer"),
     (find_weak_slices, "slices", 1, "look at that slice's features and its training rows"),
     (find_wrong_cases, "golden_set", 1, "the old version stays; correct only a wrong case"),
     (find_unfairness, "fairness", 1, "compare the groups' training rows and features"),

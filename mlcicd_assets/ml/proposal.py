@@ -100,7 +100,14 @@ def propose(name: str, source: dict[str, str], profile: Profile, choices: Choice
     """
     columns = {one.name: one for one in profile.columns}
     times = {one.name: one.span for one in profile.columns if one.span}
-    time = columns[_choose("--time", choices.time, [*times], "none of them reads as a time")]
+    time = columns[
+        _choose(
+            "--time",
+            choices.time,
+            [*times],
+            "none reads as a time; add a column that says when each row happened",
+        )
+    ]
     ids = [one for one in profile.unique if one != time.name]
     ids = [one for one in ids if IDS.fullmatch(one)][:1] or ids[:1]
     key = choices.key or (_choose("--key", None, ids, "name those that identify a row together"),)

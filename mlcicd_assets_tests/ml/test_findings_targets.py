@@ -16,6 +16,7 @@ from mlcicd_assets.ml.groups import _slices
 from mlcicd_assets.ml.leakage import _bins, _told
 from mlcicd_assets.ml.model_gates import FINDERS, finding_gates
 from mlcicd_assets.ml.policy import Gates, SliceGate
+from mlcicd_assets.ml.robustness import find_miscalibration
 from mlcicd_assets.ml.schema import feature_columns
 from mlcicd_assets.ml.scored import Scored
 from mlcicd_assets.ml.scoring import Scorer, decide
@@ -321,3 +322,19 @@ def test_a_champion_that_saw_every_row_leaves_nothing_to_explain(target: str) ->
 def test_a_row_far_outside_still_has_shares() -> None:
     far = {"x": np.array([2_000.0, -2_000.0]), "shop": np.array(["a", "a"], dtype=object)}
     assert scorer("multiclass").score(far).tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("rows", [60, 200])
+def test_few_rows_alone_are_no_miscalibration(target: str, rows: int) -> None:
+    def found(change: Any) -> int:
+        worlds = (scored(target, seed=n, rows=rows, change=change) for n in range(60))
+        policy = Gates(floors={"rows": 1}).calibration
+        return sum(bool(find_miscalibration(one, policy).faults) for one in worlds)
+
+    assert found(lambda scores, _: scores) <= 6
+    wrong = {
+        "regression": lambda scores, _: scores + 4,
+        "multiclass": lambda scores, _: (scores**6) / (scores**6).sum(axis=1, keepdims=True),
+    }
+    assert found(wrong[target]) >= (40 if rows == 200 else 10)

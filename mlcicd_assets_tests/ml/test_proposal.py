@@ -150,7 +150,7 @@ def test_a_short_time_is_split_by_share() -> None:
 @pytest.mark.parametrize(
     ("columns", "settings", "words"),
     [
-        ((ID, *PLAIN[2:]), {}, "the time column is needed, but not clear: none of them reads"),
+        ((ID, *PLAIN[2:]), {}, "the time column is needed, but not clear: none reads as a time"),
         (PLAIN, {"time": "size"}, "the time column cannot be 'size': choose from at"),
         (seen(replace(AT, name="b")), {}, "choose from at, b (--time)"),
         (PLAIN, {"unique": []}, "the key column is needed, but not clear"),

@@ -40,7 +40,7 @@ def materialize(target: str, only: str | None = None) -> dg.ExecuteInProcessResu
         )
 
 
-@pytest.mark.parametrize("target", ["multiclass", "regression"])
+@pytest.mark.parametrize("target", [pytest.param("multiclass", marks=pytest.mark.ci), "regression"])
 def test_the_page_is_kept_once_and_rendered_on_demand(
     target: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
