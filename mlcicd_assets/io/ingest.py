@@ -16,7 +16,8 @@ from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.contract import check_batch, event_schema, label_schema
 from mlcicd_assets.ml.data_gates import contract_gate
 from mlcicd_assets.ml.errors import SchemaMismatch, UnreadableFile
-from mlcicd_assets.ml.spec import PipelineSpec, Source
+from mlcicd_assets.ml.sections import Source
+from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.values import RawData, TableVersion, Verdict
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from mlcicd_assets.ml.contract import check_schema
 from mlcicd_assets.ml.errors import DataError, SchemaMismatch, UnreadableFile
-from mlcicd_assets.ml.spec import TimeColumn
+from mlcicd_assets.ml.sections import TimeColumn
 
 if TYPE_CHECKING:
     import pyarrow as pa

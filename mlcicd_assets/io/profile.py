@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, get_args
 from mlcicd_assets.io.landing import LandingFile, list_files, normalise
 from mlcicd_assets.ml.errors import DataError, SchemaMismatch, SpecError
 from mlcicd_assets.ml.proposal import MOST_TEXTS, Choices, Kind, Profile, Seen, propose
-from mlcicd_assets.ml.spec import TimeColumn
+from mlcicd_assets.ml.sections import TimeColumn
 from mlcicd_assets.ml.spec_text import parse_spec
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.io.training_run import load_split, make_bundle
 from mlcicd_assets.ml.contract import event_schema, label_schema
 from mlcicd_assets.ml.errors import DataError
-from mlcicd_assets.ml.spec import PipelineSpec, Source
+from mlcicd_assets.ml.sections import Source
+from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.training import fit, training_key
 from mlcicd_assets.ml.values import ModelVersionRef, RawData, TableVersion, Verdict
 

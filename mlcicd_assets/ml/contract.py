@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from mlcicd_assets.ml.errors import SchemaMismatch, SpecError
-from mlcicd_assets.ml.spec import ContractColumn, Label, OnBreak, PipelineSpec, RowRule
+from mlcicd_assets.ml.sections import ContractColumn, Label, OnBreak, RowRule
+from mlcicd_assets.ml.spec import PipelineSpec
 
 if TYPE_CHECKING:
     import polars as pl

@@ -8,7 +8,8 @@ import numpy as np
 from mlcicd_assets.ml import extensions
 from mlcicd_assets.ml.errors import SpecError
 from mlcicd_assets.ml.schema import FeatureColumn
-from mlcicd_assets.ml.spec import CLASSIFIERS, REGRESSORS, PipelineSpec, Training
+from mlcicd_assets.ml.sections import CLASSIFIERS, REGRESSORS, Training
+from mlcicd_assets.ml.spec import PipelineSpec
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from mlcicd_assets.ml.errors import DataError, NotEnoughData, SpecError
 from mlcicd_assets.ml.extensions import transformer
 from mlcicd_assets.ml.schema import feature_columns, window_name
-from mlcicd_assets.ml.spec import PipelineSpec, Windows
+from mlcicd_assets.ml.sections import Windows
+from mlcicd_assets.ml.spec import PipelineSpec
 
 if TYPE_CHECKING:
     import polars as pl

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mlcicd_assets.ml.extensions import transformer
-from mlcicd_assets.ml.spec import PipelineSpec, Windows
+from mlcicd_assets.ml.sections import Windows
+from mlcicd_assets.ml.spec import PipelineSpec
 
 CALENDAR_BOUNDS = {
     "hour": (0, 23),

@@ -13,7 +13,7 @@ import numpy as np
 
 from mlcicd_assets.ml import metrics
 from mlcicd_assets.ml.metrics import NAN, Array
-from mlcicd_assets.ml.spec import COMPARED
+from mlcicd_assets.ml.sections import COMPARED
 
 STABLE_SD: Final = 0.1  # a number that moves by less, in sd of the labels, is no other decision
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mlcicd_assets.io.landing import file_digest, list_files, read_file
 from mlcicd_assets.ml.errors import DataError, SchemaMismatch, UnreadableFile
-from mlcicd_assets.ml.spec import TimeColumn
+from mlcicd_assets.ml.sections import TimeColumn
 
 STAMP = pa.timestamp("us", "UTC")
 SCHEMA = pa.schema(

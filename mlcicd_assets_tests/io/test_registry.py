@@ -1,8 +1,8 @@
 """The registry on a real MLflow store: one version a key, every estimator comes back equal."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 from unittest.mock import ANY
 
 import mlflow
@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import skops.io
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from mlcicd_assets.io.ledger_tables import TrainedRecord
@@ -28,8 +29,10 @@ from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.errors import BundleError
 from mlcicd_assets.ml.estimator import make_pipeline, model_frame
 from mlcicd_assets.ml.schema import FeatureColumn
-from mlcicd_assets.ml.spec import Estimator, Training
+from mlcicd_assets.ml.sections import CLASSIFIERS, REGRESSORS, Training
+from mlcicd_assets.ml.target import target_of
 from mlcicd_assets.ml.values import TableVersion
+from mlcicd_assets_tests.ml import own
 
 COLUMNS = (FeatureColumn("a", "number"), FeatureColumn("c", "category"))
 
@@ -39,10 +42,11 @@ def frame(rows: int = 200) -> pl.DataFrame:
     return pl.DataFrame({"a": rng.random(rows), "c": rng.choice(["x", "y"], rows)})
 
 
-def fitted(estimator: str) -> object:
+def fitted(estimator: str, classes: int = 2, **transforms: str) -> Pipeline:
     rows = frame()
-    pipeline = make_pipeline(Training(estimator=estimator), COLUMNS)
-    return pipeline.fit(model_frame(rows, COLUMNS), (rows["a"] > 0.5).to_numpy())
+    pipeline = make_pipeline(Training(estimator=estimator), COLUMNS, transforms)
+    labels = rows["a"].to_numpy() if classes == 0 else (rows["a"] * classes).cast(int).to_numpy()
+    return pipeline.fit(model_frame(rows, COLUMNS), labels)
 
 
 def register_one(settings: Settings, key: str, pipeline: object) -> TrainedRecord:
@@ -66,14 +70,22 @@ def settings(home: Path) -> Settings:
     return found
 
 
-@pytest.mark.parametrize("estimator", get_args(Estimator))
-def test_every_estimator_comes_back_from_its_skops_file(estimator: str, settings: Settings) -> None:
-    pipeline = fitted(estimator)
+@pytest.mark.parametrize(
+    ("estimator", "classes"),
+    [(name, classes) for name in CLASSIFIERS for classes in (2, 3)]
+    + [(name, 0) for name in (*REGRESSORS, "RandomTreeRegressor")],
+)
+def test_every_estimator_comes_back_from_its_skops_file(
+    estimator: str, classes: int, settings: Settings, allowed: Callable[..., None]
+) -> None:
+    allowed(own.__name__)
+    pipeline = fitted(estimator, classes, **({"a": "signed_log"} if classes else {}))
     with mlflow.start_run():
         made = register_one(settings, estimator, pipeline)
     again = load_pipeline(settings, "m", made.version)
     rows = model_frame(frame(), COLUMNS)
-    assert (again.predict_proba(rows) == pipeline.predict_proba(rows)).all()
+    predict = target_of("multiclass" if classes else "regression").predict
+    assert np.array_equal(predict(again, rows), predict(pipeline, rows))
 
 
 def test_a_version_is_found_again_by_its_training_key(settings: Settings) -> None:

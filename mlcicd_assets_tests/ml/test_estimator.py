@@ -7,7 +7,7 @@ import pytest
 from mlcicd_assets.ml.errors import SpecError
 from mlcicd_assets.ml.estimator import column_arrays, make_pipeline, model_frame
 from mlcicd_assets.ml.schema import FeatureColumn
-from mlcicd_assets.ml.spec import Training
+from mlcicd_assets.ml.sections import Training
 
 COLUMNS = (
     FeatureColumn("kind", "category", nullable=True),

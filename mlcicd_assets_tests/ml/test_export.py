@@ -14,7 +14,7 @@ from mlcicd_assets.ml.estimator import column_arrays, make_pipeline, model_frame
 from mlcicd_assets.ml.export import export_model
 from mlcicd_assets.ml.schema import FeatureColumn
 from mlcicd_assets.ml.scoring import Scorer, largest_difference
-from mlcicd_assets.ml.spec import Training
+from mlcicd_assets.ml.sections import Training
 from mlcicd_assets.ml.target import target_of
 
 COLUMNS = (

@@ -1,7 +1,6 @@
 """Own transformers and estimators: the conformance suite, the allow-list, training and serving."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -18,26 +17,13 @@ from mlcicd_assets.ml.export import export_model
 from mlcicd_assets.ml.features import check_features
 from mlcicd_assets.ml.schema import FeatureColumn, feature_definitions
 from mlcicd_assets.ml.scoring import Scorer, largest_difference
-from mlcicd_assets.ml.spec import Training
+from mlcicd_assets.ml.sections import Training
 from mlcicd_assets.ml.target import target_of
 from mlcicd_assets_tests.ml import own
 from mlcicd_assets_tests.ml.specs import small_spec
 
 COLUMNS = (FeatureColumn("x", "number"), FeatureColumn("rate", "number", nullable=True))
 TREE = own.ESTIMATORS[0]
-
-
-@pytest.fixture
-def allowed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Stand in for an installed package that lists modules."""
-
-    def allow(*modules: str) -> None:
-        entries = [type("Entry", (), {"module": name}) for name in modules]
-        monkeypatch.setattr(extensions, "entry_points", lambda group: entries)
-        extensions._listed.cache_clear()
-
-    yield allow
-    extensions._listed.cache_clear()
 
 
 def rows(seed: int) -> pl.DataFrame:

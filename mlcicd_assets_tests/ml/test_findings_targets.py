@@ -20,7 +20,8 @@ from mlcicd_assets.ml.robustness import find_miscalibration
 from mlcicd_assets.ml.schema import feature_columns
 from mlcicd_assets.ml.scored import Scored
 from mlcicd_assets.ml.scoring import Scorer, decide
-from mlcicd_assets.ml.spec import PipelineSpec, Training
+from mlcicd_assets.ml.sections import Training
+from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.splitting import Split
 from mlcicd_assets.ml.training import training_key
 from mlcicd_assets_tests.ml.scoreds import DAY, END, HOLDOUT, START

@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 from mlcicd_assets.ml import features
-from mlcicd_assets.ml.spec import PipelineSpec, Windows
+from mlcicd_assets.ml.sections import Windows
+from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets_tests.selftest.bench import Bench, Case
 from mlcicd_assets_tests.selftest.world import COLUMNS, DAYS, LABELS, day_of, write
 
