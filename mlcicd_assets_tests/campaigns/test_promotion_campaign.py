@@ -155,7 +155,7 @@ class Measured:
             ours,
             theirs,
             rows=len(self.labels[holdout]),
-            positives=self.labels[holdout].sum(),
+            positives=int(self.labels[holdout].sum()),
         )
 
     def ours(self, holdout: int, candidate: Model, champion: Model) -> str:
