@@ -30,7 +30,7 @@ import uvloop
 BIN, MODEL = Path(sys.executable).parent, "served"
 COLUMNS = [f"x{place}" for place in range(25)]
 ROWS, CONCURRENCY = 64, (1, 16, 64)  # different rows, so that nobody answers from a memory
-# What our rate is of theirs; of the echo, which scores nothing, there is no target, only the figure.
+# What our rate is of theirs; of the echo, which scores nothing, only the figure.
 TARGETS = {"echo": 0, "mlflow": 5, "fastapi": 5}
 SERVERS = ("ours", *TARGETS)
 

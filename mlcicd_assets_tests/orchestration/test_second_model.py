@@ -96,7 +96,7 @@ def planted(
 
 def test_a_second_model_is_delivered_by_yaml_alone(planted: None, server: str) -> None:
     loaded = definitions.defs()
-    assert len(loaded.resolve_all_asset_specs()) == 10
+    assert len(loaded.resolve_all_asset_specs()) == 12
     job = loaded.resolve_job_def("churn_cicd")
     with dg.DagsterInstance.ephemeral() as instance:
         assert job.execute_in_process(instance=instance).success
