@@ -6,13 +6,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from mlcicd_assets.io import store
 from mlcicd_assets.io.endpoint import is_alive
 from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.ml import extensions
+from mlcicd_assets_tests.s3 import running_s3
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(("MLCICD_", "MLFLOW_", "DAGSTER_")) and "REAL_DATA" not in name:
+        if name.startswith(("MLCICD_", "MLFLOW_", "DAGSTER_", "AWS_")) and "REAL_DATA" not in name:
             monkeypatch.delenv(name)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
@@ -58,6 +62,29 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_database: Path)
     monkeypatch.setenv("MLCICD_HOME", str(folder))
     monkeypatch.setenv("MLCICD_ENDPOINTS", f"http://127.0.0.1:{free_port()}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[dict[str, str]]:
+    with running_s3(free_port()) as environment:
+        yield environment
+
+
+@pytest.fixture
+def s3(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """An address on object storage where nothing is yet; the environment leads there."""
+    for name, value in s3_server.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(store, "_PROVEN", set())
+    store._client.cache_clear()
+    return f"s3://good/{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture(params=["folder", "object storage"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> store.Place:
+    """Where a release store may be."""
+    is_local = request.param == "folder"
+    return tmp_path if is_local else store.place_at(request.getfixturevalue("s3"))
 
 
 @pytest.fixture
@@ -98,3 +125,16 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
+
+
+@pytest.fixture
+def allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Stand in for an installed package that lists modules."""
+
+    def allow(*modules: str) -> None:
+        entries = [type("Entry", (), {"module": name}) for name in modules]
+        monkeypatch.setattr(extensions, "entry_points", lambda group: entries)
+        extensions._listed.cache_clear()
+
+    yield allow
+    extensions._listed.cache_clear()

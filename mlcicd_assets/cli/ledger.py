@@ -62,12 +62,12 @@ def why(model: Model, version: Version, as_json: AsJson = False) -> None:
     """Show on what a decision rests: verdicts, comparison, approvals, overrides, a freeze."""
     from mlcicd_assets.io.readings import case_of, entries_of
     from mlcicd_assets.io.releases import bundle_folder
+    from mlcicd_assets.io.store import stamp
 
     settings, ledger = open_ledger()
     case = case_of(entries_of(ledger, model), version)
-    folder = bundle_folder(settings.releases, model, case.digest)
-    card = folder.with_name(f"{case.digest}.card.md")
-    told = {**asdict(case), "card": str(card) if card.exists() else None}
+    card = bundle_folder(settings.releases, model, case.digest).with_name(f"{case.digest}.card.md")
+    told = {**asdict(case), "card": str(card) if stamp(card) else None}
     if not as_json:
         _tell({name: told[name] for name in ("digest", "policy", "card")})
     _tell(told if as_json else [*case.verdicts, *case.said], as_json)

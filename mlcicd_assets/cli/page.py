@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from mlcicd_assets.io.page import render_page
-from mlcicd_assets.io.registry import digest_of
 from mlcicd_assets.io.releases import read_pointer
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.errors import ReleaseError
@@ -18,6 +16,10 @@ def page(
     out: Annotated[Path | None, typer.Option(help="Default: <model>-page.html.")] = None,
 ) -> None:
     """Write Evidently's page: data summary, drift against the training data, quality."""
+    # `mlcicd rollback --offline` must work without what these import.
+    from mlcicd_assets.io.page import render_page
+    from mlcicd_assets.io.registry import digest_of
+
     settings = Settings.from_env()
     if version is not None:
         digest = digest_of(settings, model, version)

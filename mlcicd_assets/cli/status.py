@@ -12,6 +12,7 @@ from mlcicd_assets.cli.ledger import open_ledger
 from mlcicd_assets.io.endpoint import model_status
 from mlcicd_assets.io.releases import read_pointer
 from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.io.store import check_store, place_at
 from mlcicd_assets.ml.errors import EndpointUnreachable
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def status(
 ) -> None:
     """Show each model's live version and the outcome of its last run."""
     settings, ledger = open_ledger()
+    check_store(settings.releases)
+    check_store(place_at(settings.lake))
     states = [_state(settings, ledger, model) for model in ledger.models()]
     if as_json:
         typer.echo(json.dumps([asdict(state) for state in states], indent=2))

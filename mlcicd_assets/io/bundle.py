@@ -6,17 +6,15 @@ model.json     contract (columns), feature definitions, threshold, golden rows, 
 
 import hashlib
 import io
-import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
-from mlcicd_assets.io.releases import bundle_folder, sync_folder, write_atomic
+from mlcicd_assets.io.releases import bundle_folder
+from mlcicd_assets.io.store import Place, listing, place_files, read
 from mlcicd_assets.ml.errors import BundleError, DigestMismatch
 from mlcicd_assets.ml.schema import FeatureColumn
 from mlcicd_assets.ml.scoring import ExportedModel, Scorer, largest_difference
@@ -56,7 +54,7 @@ class _Document(msgspec.Struct):
 
 
 def write_bundle(
-    root: Path,
+    root: Place,
     *,
     model: str,
     exported: ExportedModel,
@@ -94,13 +92,11 @@ def write_bundle(
         contents[f"{name}.npy"] = buffer.getvalue()
     digest = _digest(contents)
     check_golden(_parse(contents, model, digest))
-    folder = bundle_folder(root, model, digest)
-    if not folder.exists():
-        _place(folder, contents)
+    place_files(bundle_folder(root, model, digest), contents)
     return load_bundle(root, model, digest)
 
 
-def load_bundle(root: Path, model: str, digest: str) -> Bundle:
+def load_bundle(root: Place, model: str, digest: str) -> Bundle:
     """Read a bundle; every byte is checked against the digest before any is interpreted.
 
     Raises:
@@ -109,15 +105,15 @@ def load_bundle(root: Path, model: str, digest: str) -> Bundle:
         ReleaseError: the name or digest is not one.
     """
     folder = bundle_folder(root, model, digest)
-    if not folder.is_dir():
+    sizes = listing(folder)
+    if not sizes:
         raise BundleError(
             f"there is no bundle {folder}: train again, or copy it from another store"
         )
-    files = list(folder.iterdir())
-    plain = all(path.is_file() and not path.is_symlink() for path in files)
-    if not plain or sum(path.stat().st_size for path in files) > MAX_BYTES:
+    plain = [size for size in sizes.values() if size is not None]
+    if len(plain) < len(sizes) or sum(plain) > MAX_BYTES:
         raise DigestMismatch(f"{folder} holds a link, a folder or over 1 GiB: restore it")
-    contents = {path.name: path.read_bytes() for path in files}
+    contents = {name: read(folder / name) or b"" for name in sizes}
     if _digest(contents) != digest:
         raise DigestMismatch(
             f"the files of {folder} are not what its digest says: restore the folder from a copy, "
@@ -139,22 +135,6 @@ def check_golden(bundle: Bundle) -> None:
             f"the golden rows of bundle {bundle.digest[:12]} score {difference:.3g} off: this "
             "machine or version computes differently, do not serve it here"
         )
-
-
-def _place(folder: Path, contents: Mapping[str, bytes]) -> None:
-    staged = folder.with_name(f".staging-{uuid.uuid4().hex}")
-    staged.mkdir(parents=True)
-    try:
-        for name, content in contents.items():
-            write_atomic(staged / name, content)
-        staged.rename(folder)
-        sync_folder(folder.parent)
-    except OSError:
-        # Someone else may have placed the same bundle meanwhile; load_bundle verifies theirs.
-        if not folder.is_dir():
-            raise
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _digest(contents: Mapping[str, bytes]) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple
-from pathlib import Path
 from typing import Any, Final
 
 from mlcicd_assets.io.decisions import is_over
@@ -10,8 +9,9 @@ from mlcicd_assets.io.evaluation_run import Evaluation
 from mlcicd_assets.io.ledger import Entry, Ledger
 from mlcicd_assets.io.readings import in_words
 from mlcicd_assets.io.registry import client
-from mlcicd_assets.io.releases import bundle_folder, write_atomic
+from mlcicd_assets.io.releases import bundle_folder
 from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.io.store import Place, read, write
 from mlcicd_assets.ml.explanation import Explanation, explain
 from mlcicd_assets.ml.gates import GATES
 from mlcicd_assets.ml.values import ModelVersionRef
@@ -19,12 +19,12 @@ from mlcicd_assets.ml.values import ModelVersionRef
 RELEASE: Final = "\n## Release\n\n"
 
 
-def card_path(root: Path, model: str, digest: str) -> Path:
+def card_path(root: Place, model: str, digest: str) -> Place:
     """Return where the card of a bundle is, or will be."""
     return bundle_folder(root, model, digest).with_name(f"{digest}.card.md")
 
 
-def changelog(path: Path) -> str:
+def changelog(path: Place) -> str:
     """Return the line of a card that says what changed."""
     lines = _read(path).splitlines()
     return next((line[2:] for line in lines if line.startswith("> ")), "there is no card")
@@ -46,11 +46,11 @@ def write_card(
         title = f"# {candidate.model} v{candidate.version}\n\n> {_changes(candidate, made, why)}\n"
         body = [f"\n## {name}\n\n{text}" for name, text in sections.items()]
         card = "".join((title, *body, *card.partition(RELEASE)[1:]))
-        write_atomic(path, card.encode())
+        write(path, card.encode())
     return {"Card": card, **sections}, why
 
 
-def release_card(root: Path, ledger: Ledger, intent: Entry) -> None:
+def release_card(root: Place, ledger: Ledger, intent: Entry) -> None:
     """Add what is said of a release or rollback, of who approved and overrode; safe to repeat."""
     body, path = intent.body, card_path(root, intent.model, intent.body["digest"])
     card = _read(path) or f"# {intent.model} v{body['version']}\n"
@@ -63,7 +63,7 @@ def release_card(root: Path, ledger: Ledger, intent: Entry) -> None:
         is_override = said.body.get("subject") in subjects and not is_over(said.body["expires"])
         if said.seq == body.get("approval_seq") or is_override:
             line += f"- {_cell(in_words(said))}\n"
-    write_atomic(path, f"{card}{'' if RELEASE in card else RELEASE}{line}".encode())
+    write(path, f"{card}{'' if RELEASE in card else RELEASE}{line}".encode())
 
 
 def _sections(
@@ -112,9 +112,9 @@ def _changes(candidate: ModelVersionRef, made: Evaluation, why: Explanation) -> 
     return f"v{candidate.version} against v{made.champion_version}: {told or 'not compared'}"
 
 
-def _read(path: Path) -> str:
+def _read(path: Place) -> str:
     """Return what is there: whatever a person has done to a card, it must not stop a release."""
-    return path.read_text("utf-8", "replace") if path.exists() else ""
+    return (read(path) or b"").decode("utf-8", "replace")
 
 
 def _table(header: str, rows: Iterable[Sequence[Any]]) -> str:

@@ -19,6 +19,7 @@ from mlcicd_assets.io.ledger import Head
 from mlcicd_assets.io.operators import require_operator
 from mlcicd_assets.io.provenance import commit_author, lineage_of
 from mlcicd_assets.io.rollback import book_offline
+from mlcicd_assets.io.store import check_store
 from mlcicd_assets.ml.errors import GateBlocked, LedgerMoved
 from mlcicd_assets.ml.gate import policy_digest
 from mlcicd_assets.ml.gates import refusals, required
@@ -44,6 +45,7 @@ class Delivery(Carrier):
             ReleaseError: the release failed; the old version is live again.
         """
         model = report.candidate.model
+        check_store(self.settings.releases)
         for url in self.settings.endpoints:
             model_status(url, model, token=self.settings.token)
         book_offline(self.settings, self.ledger, model, run_id=self.run_id)

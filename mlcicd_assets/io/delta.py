@@ -5,9 +5,9 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from mlcicd_assets.io.store import check_store, listing, place_at
 from mlcicd_assets.ml.contract import check_schema
 from mlcicd_assets.ml.errors import DataError
 from mlcicd_assets.ml.fingerprint import fingerprint
@@ -121,10 +121,10 @@ def _open(uri: str, *, version: int | None = None) -> "DeltaTable":
             f"the table at {uri} needs the reader features {sorted(needed)}, which are refused: "
             "rows would be misread. Rewrite the table without them"
         )
-    head = Path(uri) / "_delta_log" / f"{table.version():020d}.json"
-    if "://" not in uri and head.is_file() and head.stat().st_size == 0:
+    log, head = place_at(uri) / "_delta_log", f"{table.version():020d}.json"
+    if listing(log).get(head) == 0:
         # It would be read as a valid commit without rows.
-        raise DataError(f"{head} is empty, as after a power loss: remove it, and land again")
+        raise DataError(f"{log / head} is empty, as after a power loss: remove it, and land again")
     return table
 
 
@@ -132,6 +132,7 @@ def _open_or_create(uri: str, schema: "pa.Schema") -> "DeltaTable":
     """Open the table or make it; of two creators one gets CommitFailedError and comes again."""
     from deltalake import CommitProperties, DeltaTable, Schema
 
+    check_store(place_at(uri).parent)
     if not DeltaTable.is_deltatable(uri):
         # With retries the slower creator would commit as version 1, and change the table's id.
         alone = CommitProperties(max_commit_retries=0)

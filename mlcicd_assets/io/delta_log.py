@@ -2,16 +2,18 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from mlcicd_assets.io.store import Place, listing, place_at, read, stamp
 
 
 @dataclass(frozen=True)
 class LogPosition:
     """The head of a log when it was read, and the newest version that may have changed rows.
 
-    `stamp` is inode, size and mtime of the head file: a table dropped and made again at the same
-    path differs there. `content` is -1 when no commit that is still in the log changed rows.
+    `stamp` is inode, size and mtime of the head file (on object storage e-tag, size and time): a
+    table dropped and made again at the same path differs there. `content` is -1 when no commit
+    that is still in the log changed rows.
     """
 
     version: int
@@ -24,17 +26,13 @@ def advance(uri: str, last: LogPosition | None) -> LogPosition | None:
     """Read only what is new in the log; None when there is no readable table.
 
     A commit counts when one of its add or remove actions says `dataChange`: it over-reports (a
-    RESTORE that only undoes an OPTIMIZE), never under-reports. Costs two `stat` when nothing is
-    new.
-
-    Args:
-        uri: a local path (object stores are listed by another issue).
-        last: the position after the previous look, if any.
+    RESTORE that only undoes an OPTIMIZE), never under-reports. Costs two `stat` (on object
+    storage two HEAD requests) when nothing is new.
     """
-    log = Path(uri.removeprefix("file://")) / "_delta_log"
-    if last is None or _stamp(_file(log, last.version)) != last.stamp:
+    log = place_at(uri) / "_delta_log"
+    if last is None or stamp(_file(log, last.version)) != last.stamp:
         last = LogPosition(-1, "", "", -1)
-    elif not _file(log, last.version + 1).exists():
+    elif not stamp(_file(log, last.version + 1)):
         return last
     table_id, content = last.table_id, last.content
     new = [version for version in _versions(log) if version > last.version]
@@ -45,27 +43,17 @@ def advance(uri: str, last: LogPosition | None) -> LogPosition | None:
         table_id = next((a["metaData"]["id"] for a in actions if "metaData" in a), table_id)
         if any(a.get(kind, {}).get("dataChange") for a in actions for kind in ("add", "remove")):
             content = version
-    return LogPosition(new[-1], _stamp(_file(log, new[-1])), table_id, content)
+    return LogPosition(new[-1], stamp(_file(log, new[-1])), table_id, content)
 
 
-def _file(log: Path, version: int) -> Path:
+def _file(log: Place, version: int) -> Place:
     return log / f"{version:020d}.json"
 
 
-def _versions(log: Path) -> list[int]:
-    if not log.is_dir():
-        return []
-    return sorted(
-        int(file.stem) for file in log.iterdir() if file.suffix == ".json" and file.stem.isdigit()
-    )
+def _versions(log: Place) -> list[int]:
+    names = [name.removesuffix(".json") for name in listing(log) if name.endswith(".json")]
+    return sorted(int(name) for name in names if name.isdigit())
 
 
-def _stamp(file: Path) -> str:
-    if not file.exists():
-        return ""
-    stat = file.stat()
-    return f"{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
-
-
-def _actions(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_bytes().splitlines() if line.strip()]
+def _actions(file: Place) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (read(file) or b"").splitlines() if line.strip()]

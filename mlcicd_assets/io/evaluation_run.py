@@ -32,10 +32,11 @@ from mlcicd_assets.ml.model_gates import (
     metric_floors_gate,
     parity_gate,
 )
-from mlcicd_assets.ml.schema import feature_columns, feature_definitions
+from mlcicd_assets.ml.schema import feature_columns, is_defined_alike
 from mlcicd_assets.ml.scored import Scored
 from mlcicd_assets.ml.scoring import decide, largest_difference
-from mlcicd_assets.ml.spec import Label, PipelineSpec
+from mlcicd_assets.ml.sections import Label
+from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.splitting import Split, random_split, split_frame
 from mlcicd_assets.ml.target import compare_paired, metric_intervals
 from mlcicd_assets.ml.training import fit
@@ -229,7 +230,7 @@ def _champion_frame(
     holdout: "pl.DataFrame", champion: Bundle, candidate: ModelVersionRef, spec: PipelineSpec
 ) -> "pl.DataFrame":
     """Give the same rows the champion's own features, computed again where they differ."""
-    if champion.definitions == feature_definitions(spec):
+    if is_defined_alike(champion.definitions, spec):
         return holdout
     own = {**spec.model_dump(mode="json"), "features": champion.definitions["features"]}
     events, labels = load_raw(spec, candidate.data.raw)

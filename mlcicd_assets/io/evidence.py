@@ -11,6 +11,7 @@ from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.readings import Case, case_of, entries_of, lineage
 from mlcicd_assets.io.releases import bundle_folder
 from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.io.store import read
 from mlcicd_assets.ml.errors import ReleaseError
 
 OURS = "urn:mlcicd-assets"
@@ -94,7 +95,8 @@ def _provenance(made: dict[str, Any]) -> dict[str, Any]:
 def _head(settings: Settings, model: str, digest: str) -> dict[str, Any] | None:
     """Return the ledger's head as the release note keeps it, outside of the ledger."""
     note = bundle_folder(settings.releases, model, digest).with_name(f"{digest}.release.json")
-    said = msgspec.json.decode(note.read_bytes()) if note.exists() else None
+    content = read(note)
+    said = None if content is None else msgspec.json.decode(content)
     return said and {name: said[name] for name in ("ledger_seq", "ledger_hash")}
 
 

@@ -6,7 +6,6 @@
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import msgspec
 
@@ -15,14 +14,14 @@ from mlcicd_assets.io.endpoint import model_status
 from mlcicd_assets.io.operators import require_operator
 from mlcicd_assets.io.releases import (
     Pointer,
-    bundle_folder,
     pointer_path,
     read_pointer,
+    release_notes,
     swap_pointer,
-    write_atomic,
 )
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.io.smoke import smoke_test
+from mlcicd_assets.io.store import Place, listing, read, remove, write
 from mlcicd_assets.ml.errors import ReleaseError
 
 Target = tuple[int, str]
@@ -74,25 +73,28 @@ def rollback_offline(settings: Settings, model: str, *, to: int | None, reason: 
         smoke_test(settings, target, bundle)
     except ReleaseError:
         swap_pointer(settings.releases, pointer, expected_digest=digest)
-        path.unlink()
+        remove(path)
         raise
     return version, digest
 
 
-def write_note(root: Path, note: OfflineRollback) -> Path:
+def write_note(root: Place, note: OfflineRollback) -> Place:
     """Keep the note durably; written before the pointer moves, so no move is without one."""
     path = _folder(root, note.model) / f"{note.id}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, msgspec.json.format(msgspec.json.encode(note)))
+    write(path, msgspec.json.format(msgspec.json.encode(note)))
     return path
 
 
-def pending_notes(root: Path, model: str) -> dict[Path, OfflineRollback]:
+def pending_notes(root: Place, model: str) -> dict[Place, OfflineRollback]:
     """Return the notes that are not booked yet, oldest first."""
-    found: dict[Path, OfflineRollback] = {}
-    for path in _folder(root, model).glob("*.json"):
+    found: dict[Place, OfflineRollback] = {}
+    folder = _folder(root, model)
+    for path in (folder / name for name in listing(folder) if name.endswith(".json")):
+        content = read(path)
+        if content is None:  # booked this moment
+            continue
         try:
-            found[path] = msgspec.json.decode(path.read_bytes(), type=OfflineRollback)
+            found[path] = msgspec.json.decode(content, type=OfflineRollback)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ReleaseError(
                 f"{path} is damaged: book the rollback by hand, remove it"
@@ -100,7 +102,7 @@ def pending_notes(root: Path, model: str) -> dict[Path, OfflineRollback]:
     return dict(sorted(found.items(), key=lambda item: (item[1].at, item[1].id)))
 
 
-def complete(root: Path, note: OfflineRollback) -> None:
+def complete(root: Place, note: OfflineRollback) -> None:
     """Move the pointer where a crash came between the note and the move."""
     pointer = read_pointer(root, note.model)
     if pointer is not None and pointer.digest == note.withdrawn:
@@ -109,12 +111,11 @@ def complete(root: Path, note: OfflineRollback) -> None:
         swap_pointer(root, target, expected_digest=note.withdrawn)
 
 
-def _stored(root: Path, pointer: Pointer, to: int | None) -> Target:
+def _stored(root: Place, pointer: Pointer, to: int | None) -> Target:
     """Find a release in the store: the one before by the pointer, or `to` by the release notes."""
     if to is None and pointer.previous_version is not None and pointer.previous_digest is not None:
         return pointer.previous_version, pointer.previous_digest
-    folder = bundle_folder(root, pointer.model, pointer.digest).parent
-    notes = [msgspec.json.decode(path.read_bytes()) for path in folder.glob("*.release.json")]
+    notes = [msgspec.json.decode(read(one) or b"") for one in release_notes(root, pointer.model)]
     stored = {note["version"]: note["digest"] for note in notes}
     if to is None or to not in stored or to == pointer.version:
         known = ", ".join(f"v{version}" for version in sorted(stored) if version != pointer.version)
@@ -122,5 +123,5 @@ def _stored(root: Path, pointer: Pointer, to: int | None) -> Target:
     return to, stored[to]
 
 
-def _folder(root: Path, model: str) -> Path:
+def _folder(root: Place, model: str) -> Place:
     return pointer_path(root, model).parent / "offline"

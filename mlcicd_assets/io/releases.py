@@ -5,18 +5,14 @@
 <root>/<model>/bundles/<digest>.release.json    what the ledger said at its release
 """
 
-import fcntl
-import os
 import re
-import uuid
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from mlcicd_assets.io.store import Place, change, listing, read, stamp, write
 from mlcicd_assets.ml.errors import PointerMoved, ReleaseError
 
 MODEL_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -36,111 +32,97 @@ class Pointer:
     previous_digest: str | None
 
 
-def pointer_path(root: Path, model: str) -> Path:
+def pointer_path(root: Place, model: str) -> Place:
     """Return where the model's pointer stands; ReleaseError if its name could lead elsewhere."""
     if not MODEL_NAME.fullmatch(model):
         raise ReleaseError("a model's name must be lower-case letters, digits and underscores")
     return root / model / "pointer.json"
 
 
-def bundle_folder(root: Path, model: str, digest: str) -> Path:
+def bundle_folder(root: Place, model: str, digest: str) -> Place:
     """Return the folder of a bundle; ReleaseError if name or digest could lead elsewhere."""
     if not DIGEST.fullmatch(digest):
         raise ReleaseError("a bundle's digest must be 64 lower-case hex digits")
     return pointer_path(root, model).parent / "bundles" / digest
 
 
-def pointer_stamps(root: Path) -> dict[str, tuple[int, int]]:
+def models_in(root: Place) -> list[str]:
+    """Return the models that have anything in the store."""
+    return [name for name in listing(root) if MODEL_NAME.fullmatch(name)]
+
+
+def pointer_stamps(root: Place) -> dict[str, str]:
     """Return the models that have a pointer, each with a stamp that changes when it moves."""
-    stamps: dict[str, tuple[int, int]] = {}
-    for folder in root.iterdir() if root.is_dir() else ():
-        if MODEL_NAME.fullmatch(folder.name):
-            with suppress(FileNotFoundError, NotADirectoryError):
-                status = pointer_path(root, folder.name).stat()
-                stamps[folder.name] = (status.st_ino, status.st_mtime_ns)
-    return stamps
+    stamps = {model: stamp(pointer_path(root, model)) for model in models_in(root)}
+    return {model: told for model, told in stamps.items() if told}
 
 
-def read_pointer(root: Path, model: str) -> Pointer | None:
+def read_pointer(root: Place, model: str) -> Pointer | None:
     """Return the model's pointer, None when it has none; ReleaseError if it is damaged."""
     path = pointer_path(root, model)
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Pointer)
-    except FileNotFoundError:
-        return None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ReleaseError(
-            f"{path} is damaged: put back the last good copy, or remove it and release again"
-        ) from error
+    return _decoded(path, read(path))
 
 
-def swap_pointer(root: Path, pointer: Pointer, *, expected_digest: str | None) -> None:
+def swap_pointer(root: Place, pointer: Pointer, *, expected_digest: str | None) -> None:
     """Replace the pointer, atomically and durably, if it still names `expected_digest`.
 
     Raises:
         PointerMoved: it names another digest (None: there is no pointer yet), or stands on a
             later entry of the ledger: whoever was late must not undo what came after.
     """
-    with _still_naming(expected_digest, root, pointer.model) as path:
-        current = read_pointer(root, pointer.model)
+
+    def swapped(current: Pointer | None) -> bytes:
         if current is not None and current.ledger_seq > pointer.ledger_seq:
             raise PointerMoved(
                 f"the pointer of '{pointer.model}' stands on entry {current.ledger_seq} of the "
                 f"ledger, later than {pointer.ledger_seq}: look again, then decide"
             )
-        write_atomic(path, msgspec.json.encode(pointer))
+        return msgspec.json.encode(pointer)
+
+    _change(root, pointer.model, expected_digest, swapped)
 
 
-def remove_pointer(root: Path, model: str, *, expected_digest: str | None) -> None:
+def remove_pointer(root: Place, model: str, *, expected_digest: str | None) -> None:
     """Take the model out of service if its pointer still names `expected_digest`, see above."""
-    with _still_naming(expected_digest, root, model) as path:
-        path.unlink(missing_ok=True)
-        sync_folder(path.parent)
+    _change(root, model, expected_digest, lambda _: None)
 
 
-def write_release_note(root: Path, model: str, digest: str, note: dict[str, Any]) -> Path:
+def write_release_note(root: Place, model: str, digest: str, note: dict[str, Any]) -> Place:
     """Write the note beside the bundle, replacing an earlier one; return its path."""
     path = bundle_folder(root, model, digest).with_name(f"{digest}.release.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, msgspec.json.format(msgspec.json.encode(note, order="sorted")))
+    write(path, msgspec.json.format(msgspec.json.encode(note, order="sorted")))
     return path
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write the file so that a reader, or a power loss, sees the old or the new content whole."""
-    staged = path.with_name(f".writing-{uuid.uuid4().hex}")
-    try:
-        with staged.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
-    sync_folder(path.parent)
+def release_notes(root: Place, model: str) -> list[Place]:
+    """Return where the model's notes are."""
+    folder = pointer_path(root, model).parent / "bundles"
+    return [folder / name for name in listing(folder) if name.endswith(".release.json")]
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names inside a folder durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _still_naming(expected_digest: str | None, root: Path, model: str) -> Generator[Path]:
-    """Hold the model's lock (between processes too) while the pointer names this digest."""
+def _change(
+    root: Place, model: str, expected: str | None, swapped: Callable[[Pointer | None], bytes | None]
+) -> None:
+    """Replace the pointer while it names this digest; no other process comes between."""
     path = pointer_path(root, model)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        current = read_pointer(root, model)
+
+    def decide(content: bytes | None) -> bytes | None:
+        current = _decoded(path, content)
         found = current.digest if current else None
-        if found != expected_digest:
+        if found != expected:
             raise PointerMoved(
-                f"the pointer of '{model}' names bundle {found} instead of {expected_digest}: "
+                f"the pointer of '{model}' names bundle {found} instead of {expected}: "
                 "someone else released first; look again, then decide"
             )
-        yield path
+        return swapped(current)
+
+    change(path, decide)
+
+
+def _decoded(path: Place, content: bytes | None) -> Pointer | None:
+    try:
+        return None if content is None else msgspec.json.decode(content, type=Pointer)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ReleaseError(
+            f"{path} is damaged: put back the last good copy, or remove it and release again"
+        ) from error

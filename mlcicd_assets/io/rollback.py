@@ -10,6 +10,7 @@ from mlcicd_assets.io.ledger import MAKES_LIVE, Ledger
 from mlcicd_assets.io.offline import OfflineRollback, Target, complete, pending_notes
 from mlcicd_assets.io.operators import require_operator
 from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.io.store import remove
 from mlcicd_assets.ml.errors import LedgerMoved, ReleaseError
 
 
@@ -74,7 +75,7 @@ def book_offline(settings: Settings, ledger: Ledger, model: str, *, run_id: str)
             _close_open_intent(ledger, note, run_id=run_id)
             _book(ledger, note, run_id=run_id)
             told.append(f"{model}: rolled back to v{note.version} by {note.by} at {note.at}")
-        path.unlink()
+        remove(path)
     return told
 
 

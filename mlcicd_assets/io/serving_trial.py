@@ -2,7 +2,6 @@
 
 import http.client
 import math
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import numpy as np
 from mlcicd_assets.io.bundle import GOLDEN_TOLERANCE, Bundle
 from mlcicd_assets.io.endpoint import is_alive, score_rows, wait_until_live
 from mlcicd_assets.io.releases import Pointer, bundle_folder, swap_pointer
+from mlcicd_assets.io.store import Place, listing, place_files, read
 from mlcicd_assets.ml.errors import ReleaseError
 from mlcicd_assets.ml.policy import ServingGate
 from mlcicd_assets.ml.scored import Finding
@@ -38,7 +38,7 @@ run(Path(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]), token=None)
 
 
 def try_serving(
-    releases: Path, bundle: Bundle, rows: Mapping[str, np.ndarray], rule: ServingGate
+    releases: Place, bundle: Bundle, rows: Mapping[str, np.ndarray], rule: ServingGate
 ) -> Finding:
     """Score golden rows, then single `rows` (in the Scorer's form), and measure; see `ServingGate`.
 
@@ -75,10 +75,12 @@ def try_serving(
 
 
 @contextmanager
-def _serving(releases: Path, bundle: Bundle, log: Path) -> Generator[tuple[str, int]]:
+def _serving(releases: Place, bundle: Bundle, log: Path) -> Generator[tuple[str, int]]:
     """Release the bundle in a store beside the log, serve it on a free port, stop at the end."""
     model, digest, store = bundle.model, bundle.digest, log.parent / "releases"
-    shutil.copytree(bundle_folder(releases, model, digest), bundle_folder(store, model, digest))
+    source = bundle_folder(releases, model, digest)
+    copied = {name: read(source / name) or b"" for name in listing(source)}
+    place_files(bundle_folder(store, model, digest), copied)
     swap_pointer(store, Pointer(model, 1, digest, 0, "", None, None), expected_digest=None)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

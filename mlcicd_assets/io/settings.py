@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from mlcicd_assets.io.store import Place, place_at
 from mlcicd_assets.ml.errors import SettingsError
 
 DEFAULT_ENDPOINT = "http://127.0.0.1:8900"
@@ -21,7 +22,7 @@ class Settings:
     ledger_url: str
     tracking_uri: str
     artifact_root: str
-    releases: Path
+    releases: Place
     endpoints: tuple[str, ...]
     defs: Path | None
     token: str | None = field(repr=False)
@@ -53,11 +54,11 @@ class Settings:
         approvals = _text(env, "MLCICD_APPROVALS", "")
         return Settings(
             home=home,
-            lake=_text(env, "MLCICD_LAKE", str(home / "lake")).rstrip("/"),
+            lake=str(_place(env, "MLCICD_LAKE", home / "lake")),
             ledger_url=_database(env, "MLCICD_LEDGER_URL", f"sqlite:///{home / 'ledger.db'}"),
             tracking_uri=_text(env, "MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}"),
             artifact_root=(home / "mlflow-artifacts").as_uri(),
-            releases=Path(_text(env, "MLCICD_RELEASES", str(home / "releases"))).resolve(),
+            releases=_place(env, "MLCICD_RELEASES", home / "releases"),
             endpoints=_endpoints(env),
             defs=_folder("MLCICD_DEFS", defs) if defs else None,
             token=_text(env, "MLCICD_TOKEN", "") or None,
@@ -73,6 +74,13 @@ def _text(env: Mapping[str, str], name: str, default: str) -> str:
     if name in env and not value.strip():
         raise SettingsError(f"{name} is set but empty: unset it, or give it a value")
     return value
+
+
+def _place(env: Mapping[str, str], name: str, default: Path) -> Place:
+    try:
+        return place_at(_text(env, name, str(default)))
+    except SettingsError as error:
+        raise SettingsError(f"{name}: {error}") from None
 
 
 def _database(env: Mapping[str, str], name: str, default: str) -> str:

@@ -21,6 +21,7 @@ from mlcicd_assets.io.registry import (
 )
 from mlcicd_assets.io.releases import bundle_folder
 from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.io.store import listing
 from mlcicd_assets.ml.errors import BundleError
 from mlcicd_assets.ml.estimator import column_arrays, own_estimator
 from mlcicd_assets.ml.export import export_model
@@ -93,7 +94,7 @@ def _find_or_train(
     tell: Callable[[str], None],
 ) -> MadeModel:
     known = _known(settings, ledger, spec.name, key)
-    if known is not None and bundle_folder(settings.releases, spec.name, known.digest).is_dir():
+    if known is not None and listing(bundle_folder(settings.releases, spec.name, known.digest)):
         bundle = load_bundle(settings.releases, spec.name, known.digest)
         tell(f"training key {key[:12]} is known: v{known.version}, {known.seconds:.1f} CPU s saved")
         return _made(known, data, split, bundle, trained_now=False)

@@ -14,8 +14,9 @@ from mlcicd_assets.io.ledger import Head, Ledger
 from mlcicd_assets.io.offline import pending_notes
 from mlcicd_assets.io.readings import reigns
 from mlcicd_assets.io.registry import CHAMPION, client
-from mlcicd_assets.io.releases import pointer_stamps, read_pointer
+from mlcicd_assets.io.releases import models_in, pointer_path, read_pointer, release_notes
 from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.io.store import read, stamp
 from mlcicd_assets.ml.errors import BundleError, LedgerError, ReleaseError
 
 # The last two come from a text that a flipped byte turned into a number or into bytes.
@@ -35,7 +36,7 @@ def verify(
     problems = list[str]()
     for part in (_file, _chain):
         problems += [f"ledger: {one}" for one in _tried(part(settings, ledger))]
-    known, unchecked = set(pointer_stamps(settings.releases)), list[str]()
+    known, unchecked = set(models_in(settings.releases)), list[str]()
     with suppress(*DAMAGE):  # told already, as a problem of the chain
         known |= set(ledger.models())
     if model is not None and model not in known:
@@ -71,9 +72,12 @@ def _file(settings: Settings, _: Ledger) -> Iterator[str]:
 def _chain(settings: Settings, ledger: Ledger) -> Iterator[str]:
     """Check every link, and that every head kept in a pointer or release note is still there."""
     root, heads = settings.releases, set[Head]()
-    for path in (*root.glob("*/pointer.json"), *root.glob("*/bundles/*.release.json")):
+    models = models_in(root)
+    pointers = [pointer_path(root, model) for model in models]
+    notes = [note for model in models for note in release_notes(root, model)]
+    for path in filter(stamp, (*pointers, *notes)):
         try:
-            said = msgspec.json.decode(path.read_bytes())
+            said = msgspec.json.decode(read(path) or b"")
             heads.add(Head(said["ledger_seq"], said["ledger_hash"]))
         except (ValueError, KeyError, TypeError) as error:
             yield f"{path} is damaged, restore it: {error}"

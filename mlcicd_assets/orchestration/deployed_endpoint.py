@@ -70,7 +70,7 @@ def deployed_endpoint(spec: PipelineSpec, *, readme: str = "") -> dg.AssetsDefin
         context.log.info(f"{release.outcome}: {release.reason}")
         shown = release.live_digest or upstream.candidate.digest
         card = card_path(settings.releases, spec.name, shown)
-        told = {"card": dg.MetadataValue.path(card), "changelog": changelog(card)}
+        told = {"card": dg.MetadataValue.path(str(card)), "changelog": changelog(card)}
         return dg.MaterializeResult(
             value=release,
             data_version=dg.DataVersion(release.live_digest or "nothing live"),

@@ -67,7 +67,7 @@ def evaluation_report(spec: PipelineSpec) -> dg.AssetsDefinition:
                 "holdout": made.window,
                 **_pictures(context, made, why),
                 "card": dg.MetadataValue.md(texts["Card"]),
-                "card_file": dg.MetadataValue.path(card),
+                "card_file": dg.MetadataValue.path(str(card)),
                 "metrics": inline(texts["Metrics"]),
                 "importance": inline(texts["Importance"]),
                 "flipped_decisions": inline(texts["Flipped decisions"]),

@@ -5,6 +5,7 @@ import dagster as dg
 from mlcicd_assets.io.registry import client
 from mlcicd_assets.io.releases import bundle_folder
 from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.io.store import listing
 from mlcicd_assets.io.training_run import find_or_train
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.target import target_of
@@ -53,7 +54,7 @@ def trained_model(spec: PipelineSpec) -> dg.AssetsDefinition:
                 "training_cpu_seconds": round(made.seconds, 2),
                 "cpu_seconds_saved": 0.0 if made.trained_now else round(made.seconds, 2),
                 "threshold": "none" if made.threshold is None else made.threshold,
-                "bundle_kilobytes": sum(file.stat().st_size for file in bundle.iterdir()) / 1000,
+                "bundle_kilobytes": sum(filter(None, listing(bundle).values())) / 1000,
                 "bundle_digest": model.digest,
                 "training_key": model.training_key,
                 **_links(settings, model),

@@ -5,14 +5,13 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from mlcicd_assets.io.bundle import Bundle, check_golden, load_bundle
 from mlcicd_assets.io.releases import Pointer, pointer_stamps, read_pointer
-from mlcicd_assets.ml.errors import MlcicdError
+from mlcicd_assets.io.store import Place, poll_seconds
+from mlcicd_assets.ml.errors import MlcicdError, StoreError
 
-POLL_SECONDS: Final = 0.2
 LOG: Final = logging.getLogger("mlcicd.serving")
 NO_FAILURE: Final[dict[str, str | None]] = {"load_error": None, "failed_digest": None}
 
@@ -32,11 +31,11 @@ class ModelStore:
     request sees one model from start to end.
     """
 
-    def __init__(self, releases: Path) -> None:
+    def __init__(self, releases: Place) -> None:
         self._releases = releases
         self._live: dict[str, LiveModel] = {}
         self._failures: dict[str, dict[str, str | None]] = {}
-        self._seen: dict[str, tuple[int, int]] = {}
+        self._seen: dict[str, str] = {}
         self._watcher: threading.Thread | None = None
 
     def live(self) -> dict[str, LiveModel]:
@@ -59,10 +58,9 @@ class ModelStore:
             self._live = {name: live for name, live in self._live.items() if name != gone}
             self._failures.pop(gone, None)
             LOG.info("%s: out of service, it has no pointer any more", gone)
-        for name, stamp in stamps.items():
-            if self._seen.get(name) != stamp:
-                self._follow(name)
-        self._seen = stamps
+        moved = {name for name, stamp in stamps.items() if self._seen.get(name) != stamp}
+        again = {name for name in moved if not self._follow(name)}
+        self._seen = {name: "" if name in again else stamp for name, stamp in stamps.items()}
 
     @contextmanager
     def watching(self) -> Generator[None]:
@@ -78,18 +76,19 @@ class ModelStore:
             self._watcher.join()
 
     def _watch(self, stop: threading.Event) -> None:
-        while not stop.wait(POLL_SECONDS):
+        while not stop.wait(poll_seconds(self._releases)):
             try:
                 self.refresh()
             except OSError:
                 LOG.exception("the release store %s cannot be read", self._releases)
 
-    def _follow(self, name: str) -> None:
+    def _follow(self, name: str) -> bool:
+        """Serve what the pointer names; False where the storage failed, to be asked again."""
         pointer = None
         try:
             pointer = read_pointer(self._releases, name)
             if pointer is None:  # removed this moment
-                return
+                return True
             self._serve(name, pointer.version, pointer.digest)
             self._failures.pop(name, None)
         except (MlcicdError, OSError) as error:
@@ -98,6 +97,8 @@ class ModelStore:
             LOG.error("%s: kept what it was, its pointer cannot be followed: %s", name, error)
             if pointer and name not in self._live:
                 self._fall_back(pointer)
+            return not isinstance(error, StoreError)
+        return True
 
     def _fall_back(self, pointer: Pointer) -> None:
         """Start with the release before the broken one rather than with nothing."""

@@ -3,11 +3,11 @@
 import logging
 import signal
 import sys
-from pathlib import Path
 from typing import Final
 
 import uvicorn
 
+from mlcicd_assets.io.store import Place
 from mlcicd_assets.ml.errors import SettingsError
 from mlcicd_assets.serving.app import App
 from mlcicd_assets.serving.models import ModelStore
@@ -18,7 +18,7 @@ DRAIN_SECONDS: Final = 30
 MAX_CONNECTIONS: Final = 1_000
 
 
-def run(releases: Path, *, host: str, port: int, token: str | None) -> None:
+def run(releases: Place, *, host: str, port: int, token: str | None) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is in flight and exit with code 0.
 
     Call it in the main thread; it takes over signals and logging.

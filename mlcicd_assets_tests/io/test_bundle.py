@@ -13,19 +13,20 @@ import pytest
 
 from mlcicd_assets.io.bundle import Bundle, check_golden, load_bundle
 from mlcicd_assets.io.releases import bundle_folder
+from mlcicd_assets.io.store import Place, listing, remove, stamp, write
 from mlcicd_assets.ml.errors import BundleError, DigestMismatch
 from mlcicd_assets.ml.schema import FeatureColumn
 from mlcicd_assets.ml.scoring import ExportedModel
 from mlcicd_assets_tests.io import tiny
 
 
-def folder_of(root: Path, bundle: Bundle) -> Path:
+def folder_of(root: Place, bundle: Bundle) -> Place:
     return bundle_folder(root, tiny.MODEL, bundle.digest)
 
 
-def test_a_bundle_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    made = tiny.bundle(tmp_path)
-    loaded = load_bundle(tmp_path, tiny.MODEL, made.digest)
+def test_a_bundle_comes_back_as_it_was_written(place: Place) -> None:
+    made = tiny.bundle(place)
+    loaded = load_bundle(place, tiny.MODEL, made.digest)
     assert loaded.columns == tiny.COLUMNS
     assert (loaded.model, loaded.threshold) == (tiny.MODEL, 0.5)
     assert (loaded.definitions, loaded.train_until) == ({"windows": []}, "2026-01-01T00:00:00Z")
@@ -52,12 +53,13 @@ def test_categories_keep_the_order_of_the_matrix(tmp_path: Path) -> None:
     assert made.golden_scores[0] > 0.5 > made.golden_scores[1]
 
 
-def test_equal_content_has_an_equal_digest_and_is_written_once(tmp_path: Path) -> None:
-    first = tiny.bundle(tmp_path / "a")
-    inode = folder_of(tmp_path / "a", first).stat().st_ino
-    assert tiny.bundle(tmp_path / "a").digest == tiny.bundle(tmp_path / "b").digest == first.digest
-    assert folder_of(tmp_path / "a", first).stat().st_ino == inode
-    assert [p.name for p in folder_of(tmp_path / "a", first).parent.iterdir()] == [first.digest]
+def test_equal_content_has_an_equal_digest_and_is_written_once(place: Place) -> None:
+    first = tiny.bundle(place / "a")
+    document = folder_of(place / "a", first) / "model.json"
+    before = stamp(document)
+    assert tiny.bundle(place / "a").digest == tiny.bundle(place / "b").digest == first.digest
+    assert before == stamp(document) != ""
+    assert list(listing(place / "a" / tiny.MODEL / "bundles")) == [first.digest]
 
 
 @pytest.mark.parametrize(
@@ -80,32 +82,47 @@ def linked(folder: Path) -> None:
     (folder / "mean.npy").symlink_to(folder.parent / "elsewhere")
 
 
-TAMPER: dict[str, Callable[[Path], Any]] = {
-    "changed document": lambda f: (f / "model.json").write_text("{}"),
-    "changed array": lambda f: (f / "mean.npy").write_bytes(b"\x93NUMPY"),
-    "missing array": lambda f: (f / "mean.npy").unlink(),
-    "missing document": lambda f: (f / "model.json").unlink(),
-    "extra file": lambda f: (f / "model.pkl").write_bytes(b"x"),
-    "extra folder": lambda f: (f / "code").mkdir(),
-    "link": linked,
+TAMPER: dict[str, Callable[[Any], Any]] = {
+    "changed document": lambda f: write(f / "model.json", b"{}"),
+    "changed array": lambda f: write(f / "mean.npy", b"\x93NUMPY"),
+    "emptied array": lambda f: write(f / "mean.npy", b""),
+    "missing array": lambda f: remove(f / "mean.npy"),
+    "missing document": lambda f: remove(f / "model.json"),
+    "extra file": lambda f: write(f / "model.pkl", b"x"),
+    "extra folder": lambda f: write(f / "code" / "x", b"x"),
 }
 
 
+def refuse(root: Place, made: Bundle) -> None:
+    with pytest.raises(DigestMismatch):
+        load_bundle(root, tiny.MODEL, made.digest)
+
+
 @pytest.mark.parametrize("how", TAMPER)
-def test_a_changed_folder_is_refused(tmp_path: Path, how: str) -> None:
-    made = tiny.bundle(tmp_path)
-    TAMPER[how](folder_of(tmp_path, made))
+def test_a_changed_folder_is_refused(place: Place, how: str) -> None:
+    made = tiny.bundle(place)
+    TAMPER[how](folder_of(place, made))
+    refuse(place, made)
+    if "missing" in how and not isinstance(place, Path):
+        # A crash between two objects looks like this: writing again completes it.
+        assert tiny.bundle(place).digest == made.digest
+        return
     with pytest.raises(DigestMismatch):
-        load_bundle(tmp_path, tiny.MODEL, made.digest)
-    with pytest.raises(DigestMismatch):
-        tiny.bundle(tmp_path)
+        tiny.bundle(place)
+    refuse(place, made)
 
 
-def test_too_large_a_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_is_refused(tmp_path: Path) -> None:
     made = tiny.bundle(tmp_path)
+    linked(bundle_folder(tmp_path, tiny.MODEL, made.digest))
+    refuse(tmp_path, made)
+
+
+def test_too_large_a_folder_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny.bundle(place)
     monkeypatch.setattr("mlcicd_assets.io.bundle.MAX_BYTES", 1_000)
     with pytest.raises(DigestMismatch, match="over 1 GiB"):
-        load_bundle(tmp_path, tiny.MODEL, made.digest)
+        load_bundle(place, tiny.MODEL, made.digest)
 
 
 class Exploit:
@@ -143,7 +160,7 @@ def test_a_crafted_bundle_with_a_true_digest_is_refused_unexecuted(
     tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    folder = folder_of(tmp_path, tiny.bundle(tmp_path))
+    folder = bundle_folder(tmp_path, tiny.MODEL, tiny.bundle(tmp_path).digest)
     CRAFTED[how](folder)
     files = sorted(folder.iterdir())
     lines = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in files]
@@ -162,29 +179,30 @@ def test_golden_scores_off_by_more_than_the_tolerance_are_noticed(tmp_path: Path
             check_golden(replace(made, golden_scores=off))
 
 
-def test_what_would_not_score_as_now_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_what_would_not_score_as_now_leaves_nothing_behind(place: Place) -> None:
     rate = np.array([0, np.inf, 0])  # JSON has no word for it
     with pytest.raises(BundleError):
-        tiny.bundle(tmp_path, golden={**tiny.ROWS, "rate": rate})
-    assert list(tmp_path.iterdir()) == []
+        tiny.bundle(place, golden={**tiny.ROWS, "rate": rate})
+    assert listing(place) == {}
 
 
-def test_no_such_bundle_says_what_to_do(tmp_path: Path) -> None:
+def test_no_such_bundle_says_what_to_do(place: Place) -> None:
     with pytest.raises(BundleError, match="train again"):
-        load_bundle(tmp_path, tiny.MODEL, "0" * 64)
+        load_bundle(place, tiny.MODEL, "0" * 64)
 
 
-def test_writers_at_once_end_with_one_whole_bundle(tmp_path: Path) -> None:
+def test_writers_at_once_end_with_one_whole_bundle(place: Place) -> None:
     code = (
-        "import sys; from pathlib import Path; from mlcicd_assets_tests.io import tiny\n"
-        "print(*{tiny.bundle(Path(sys.argv[1]), i / 8).digest for i in range(8)})"
+        "import sys; from mlcicd_assets_tests.io import tiny\n"
+        "from mlcicd_assets.io.store import place_at\n"
+        "print(*{tiny.bundle(place_at(sys.argv[1]), i / 8).digest for i in range(8)})"
     )
-    command = [sys.executable, "-c", code, str(tmp_path)]
+    command = [sys.executable, "-c", code, str(place)]
     writers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     digests = {frozenset(writer.communicate()[0].split()) for writer in writers}
     assert [writer.returncode for writer in writers] == [0, 0, 0]
     assert len(digests) == 1
-    names = {path.name for path in (tmp_path / tiny.MODEL / "bundles").iterdir()}
+    names = set(listing(place / tiny.MODEL / "bundles"))
     assert names == set(next(iter(digests)))
     for digest in names:
-        check_golden(load_bundle(tmp_path, tiny.MODEL, digest))
+        check_golden(load_bundle(place, tiny.MODEL, digest))

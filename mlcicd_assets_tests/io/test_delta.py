@@ -13,7 +13,8 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from mlcicd_assets.io import delta
 from mlcicd_assets.io.delta import Batch, append_files, pin, replace, scan
-from mlcicd_assets.ml.errors import DataError, SchemaMismatch
+from mlcicd_assets.io.store import Place, listing, place_at, read, write
+from mlcicd_assets.ml.errors import DataError, SchemaMismatch, SettingsError
 from mlcicd_assets.ml.fingerprint import fingerprint
 
 STAMP = pa.timestamp("us", "UTC")
@@ -31,9 +32,12 @@ def make_batch(number: int, rows: int = 2) -> Batch:
     return Batch(f"digest{number}", f"{number}.csv", table)
 
 
+LOCAL = pytest.mark.parametrize("place", ["folder"], indirect=True)
+
+
 @pytest.fixture
-def uri(tmp_path: Path) -> str:
-    return str(tmp_path / "lake" / "table")
+def uri(place: Place) -> str:
+    return str(place / "lake" / "table")
 
 
 def ids(uri: str) -> list[int]:
@@ -140,8 +144,9 @@ def test_racing_writers_land_every_file_once_in_a_table_that_was_missing(
         added = list(pool.map(race, (2, 3, 4, 4)))
     assert sorted(sum(added, ())) == [f"digest{n}" for n in range(5)]
     assert ids(uri) == [0, 1, 10, 11, 20, 21, 30, 31, 40, 41]
-    log = [path.read_text() for path in (Path(uri) / "_delta_log").glob("*.json")]
-    assert sum('"metaData"' in commit for commit in log) == 1
+    log = place_at(uri) / "_delta_log"
+    commits = [read(log / name) or b"" for name in listing(log) if name.endswith(".json")]
+    assert sum(b'"metaData"' in commit for commit in commits) == 1
 
 
 def test_pin_names_version_content_and_table(uri: str) -> None:
@@ -166,6 +171,7 @@ def test_scan_reads_the_pinned_version_for_ever(uri: str) -> None:
     assert rows.collect()["id"].to_list() == scan(pinned).collect()["id"].to_list() == [0, 1]
 
 
+@LOCAL
 def test_scan_refuses_a_table_made_anew(uri: str, tmp_path: Path) -> None:
     append_files(uri, [make_batch(0)], metadata={})
     pinned = pin(uri)
@@ -175,6 +181,7 @@ def test_scan_refuses_a_table_made_anew(uri: str, tmp_path: Path) -> None:
         scan(pinned)
 
 
+@LOCAL
 def test_unreadable_tables_say_what_to_do(uri: str) -> None:
     with pytest.raises(DataError, match="land data first"):
         pin(uri)
@@ -193,11 +200,12 @@ def test_unreadable_tables_say_what_to_do(uri: str) -> None:
 @pytest.mark.parametrize(("text", "message"), [("", "power loss"), ("garbage", "be opened")])
 def test_a_broken_last_commit_is_refused(uri: str, text: str, message: str) -> None:
     append_files(uri, [make_batch(0)], metadata={})
-    (Path(uri) / "_delta_log" / f"{2:020d}.json").write_text(text)
+    write(place_at(uri) / "_delta_log" / f"{2:020d}.json", text.encode())
     with pytest.raises(DataError, match=message):
         pin(uri)
 
 
+@LOCAL
 @pytest.mark.parametrize(
     "feature", ["deletionVectors", "columnMapping", "v2Checkpoint", "typeWidening"]
 )
@@ -210,6 +218,7 @@ def test_reader_features_that_would_be_misread_are_refused(uri: str, feature: st
         pin(uri)
 
 
+@LOCAL
 def test_column_mapping_of_an_old_protocol_is_refused(uri: str) -> None:
     append_files(uri, [make_batch(0)], metadata={})
     schema = json.loads(DeltaTable(uri).schema().to_json())
@@ -257,3 +266,19 @@ def test_racing_replacements_of_one_key_write_once(uri: str) -> None:
         pins = list(pool.map(lambda _: replace(uri, frame, metadata={}, key="k"), range(4)))
     assert len(set(pins)) == 1
     assert scan(pins[0]).collect().equals(frame)
+
+
+@pytest.mark.parametrize(
+    "write_to",
+    [
+        lambda uri: append_files(uri, [make_batch(0)], metadata={}),
+        lambda uri: replace(uri, pl.DataFrame({"a": [1]}), metadata={}, key="k"),
+    ],
+)
+def test_a_lake_whose_storage_ignores_conditions_is_not_written(
+    write_to: Callable[[str], object], s3: str
+) -> None:
+    careless = s3.replace("good", "careless")
+    with pytest.raises(SettingsError, match="s3://careless ignores conditional writes"):
+        write_to(f"{careless}/lake/table")
+    assert listing(place_at(careless)) == {}

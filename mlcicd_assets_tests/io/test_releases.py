@@ -21,10 +21,12 @@ from mlcicd_assets.io.releases import (
     pointer_path,
     pointer_stamps,
     read_pointer,
+    release_notes,
     remove_pointer,
     swap_pointer,
     write_release_note,
 )
+from mlcicd_assets.io.store import Place, listing, read, write
 from mlcicd_assets.ml.errors import PointerMoved, ReleaseError
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
@@ -34,62 +36,70 @@ def pointer(digest: str = A, *, model: str = "card_fraud") -> Pointer:
     return Pointer(model, 1, digest, 4, "f" * 64, None, None)
 
 
-def test_a_pointer_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    assert read_pointer(tmp_path, "card_fraud") is None
+def test_a_pointer_comes_back_as_it_was_written(place: Place) -> None:
+    assert read_pointer(place, "card_fraud") is None
     full = replace(pointer(), previous_version=3, previous_digest=B)
-    swap_pointer(tmp_path, full, expected_digest=None)
-    assert read_pointer(tmp_path, "card_fraud") == full
-    assert sorted(p.name for p in (tmp_path / "card_fraud").iterdir()) == [".lock", "pointer.json"]
+    swap_pointer(place, full, expected_digest=None)
+    assert read_pointer(place, "card_fraud") == full
+    lock = [".lock"] if isinstance(place, Path) else []
+    assert list(listing(place / "card_fraud")) == [*lock, "pointer.json"]
 
 
-def test_only_who_knows_the_current_digest_may_move_it(tmp_path: Path) -> None:
-    swap_pointer(tmp_path, pointer(A), expected_digest=None)
-    for expected in (None, B):
-        with pytest.raises(PointerMoved, match="someone else"):
-            swap_pointer(tmp_path, pointer(C), expected_digest=expected)
+def test_only_who_knows_the_current_digest_may_move_it(place: Place) -> None:
+    for _ in range(2):
+        swap_pointer(place, pointer(A), expected_digest=None)
+        for expected in (None, B):
+            with pytest.raises(PointerMoved, match="someone else"):
+                swap_pointer(place, pointer(C), expected_digest=expected)
+            with pytest.raises(PointerMoved):
+                remove_pointer(place, "card_fraud", expected_digest=expected)
+        assert read_pointer(place, "card_fraud") == pointer(A)
+        remove_pointer(place, "card_fraud", expected_digest=A)
+        assert read_pointer(place, "card_fraud") is None
+        assert pointer_stamps(place) == {}
         with pytest.raises(PointerMoved):
-            remove_pointer(tmp_path, "card_fraud", expected_digest=expected)
-    assert read_pointer(tmp_path, "card_fraud") == pointer(A)
+            swap_pointer(place, pointer(C), expected_digest=A)
+
+
+def test_a_reader_sees_the_old_pointer_whole(tmp_path: Path) -> None:
+    swap_pointer(tmp_path, pointer(A), expected_digest=None)
     with pointer_path(tmp_path, "card_fraud").open("rb") as reader:
         swap_pointer(tmp_path, pointer(B), expected_digest=A)
-        assert msgspec.json.decode(reader.read(), type=Pointer) == pointer(A)  # old, but whole
-    remove_pointer(tmp_path, "card_fraud", expected_digest=B)
-    assert read_pointer(tmp_path, "card_fraud") is None
+        assert msgspec.json.decode(reader.read(), type=Pointer) == pointer(A)
 
 
-def test_stamps_change_with_the_pointer_and_see_only_models(tmp_path: Path) -> None:
-    assert pointer_stamps(tmp_path / "nowhere") == {}
-    (tmp_path / "no_pointer").mkdir()
-    (tmp_path / "a_file").touch()
-    (tmp_path / "Not a model").mkdir()
-    (tmp_path / "Not a model" / "pointer.json").touch()
-    swap_pointer(tmp_path, pointer(A), expected_digest=None)
-    first = pointer_stamps(tmp_path)
+def test_stamps_change_with_the_pointer_and_see_only_models(place: Place) -> None:
+    assert pointer_stamps(place / "nowhere") == {}
+    for other in ("no_pointer/bundles/x", "a_file", "Not a model/pointer.json"):
+        write(place / other, b"{}")
+    swap_pointer(place, pointer(A), expected_digest=None)
+    first = pointer_stamps(place)
     assert list(first) == ["card_fraud"]
-    assert pointer_stamps(tmp_path) == first
-    swap_pointer(tmp_path, pointer(B), expected_digest=A)
-    assert pointer_stamps(tmp_path) != first
+    assert pointer_stamps(place) == first
+    swap_pointer(place, pointer(B), expected_digest=A)
+    assert pointer_stamps(place) != first
 
 
-def test_of_many_swaps_at_once_one_wins(tmp_path: Path) -> None:
-    swap_pointer(tmp_path, pointer(A), expected_digest=None)
+@pytest.mark.parametrize("at_once", [8, *[2] * 20])
+def test_of_many_swaps_at_once_one_wins(place: Place, at_once: int) -> None:
+    swap_pointer(place, pointer(A), expected_digest=None)
     wins: list[str] = []
-    barrier = threading.Barrier(8)
+    barrier = threading.Barrier(at_once)
 
     def race(digest: str) -> None:
         barrier.wait()
         try:
-            swap_pointer(tmp_path, pointer(digest), expected_digest=A)
+            swap_pointer(place, pointer(digest), expected_digest=A)
         except PointerMoved:
             return
         wins.append(digest)
 
-    threads = [threading.Thread(target=race, args=(f"{i}" * 64,)) for i in range(8)]
+    threads = [threading.Thread(target=race, args=(f"{i}" * 64,)) for i in range(at_once)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    current = read_pointer(tmp_path, "card_fraud")
+    current = read_pointer(place, "card_fraud")
     assert current is not None
     assert [current.digest] == wins
 
@@ -116,7 +126,7 @@ def test_a_killed_writer_leaves_a_whole_pointer(tmp_path: Path) -> None:
         assert read_pointer(tmp_path, "card_fraud") is not None
 
 
-USES: list[Callable[[Path, str], Any]] = [
+USES: list[Callable[[Place, str], Any]] = [
     read_pointer,
     lambda root, name: swap_pointer(root, pointer(model=name), expected_digest=None),
     lambda root, name: remove_pointer(root, name, expected_digest=None),
@@ -131,11 +141,11 @@ USES: list[Callable[[Path, str], Any]] = [
     ["", "..", "../x", "a/b", "/etc", "A", "1a", "a\n", "a\x00", "a.b", "ä", "x" * 64, "%2e%2e",
      A + "\n", A.upper(), "../" + "a" * 61],
 )  # fmt: skip
-def test_names_that_could_lead_elsewhere_never_reach_a_path(tmp_path: Path, name: str) -> None:
+def test_names_that_could_lead_elsewhere_never_reach_a_path(place: Place, name: str) -> None:
     for use in USES:
         with pytest.raises(ReleaseError):
-            use(tmp_path, name)
-    assert list(tmp_path.iterdir()) == []
+            use(place, name)
+    assert listing(place) == {}
 
 
 GOOD = msgspec.json.encode(pointer())
@@ -157,9 +167,10 @@ def test_a_damaged_pointer_is_named_and_not_replaced(tmp_path: Path, content: by
     assert path.read_bytes() == content
 
 
-def test_a_note_stands_beside_the_bundle_and_can_be_replaced(tmp_path: Path) -> None:
-    write_release_note(tmp_path, "card_fraud", A, {"head": 1})
-    path = write_release_note(tmp_path, "card_fraud", A, {"head": 2, "card": {"x": [1]}})
-    assert path == tmp_path / "card_fraud" / "bundles" / f"{A}.release.json"
-    assert json.loads(path.read_bytes()) == {"head": 2, "card": {"x": [1]}}
-    assert list(path.parent.iterdir()) == [path]
+def test_a_note_stands_beside_the_bundle_and_can_be_replaced(place: Place) -> None:
+    write_release_note(place, "card_fraud", A, {"head": 1})
+    path = write_release_note(place, "card_fraud", A, {"head": 2, "card": {"x": [1]}})
+    assert path == place / "card_fraud" / "bundles" / f"{A}.release.json"
+    assert json.loads(read(path) or b"") == {"head": 2, "card": {"x": [1]}}
+    assert release_notes(place, "card_fraud") == [path]
+    assert list(listing(path.parent)) == [path.name]

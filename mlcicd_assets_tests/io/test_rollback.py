@@ -9,6 +9,7 @@ from mlcicd_assets.io import offline as offline_store
 from mlcicd_assets.io.bundle import Bundle
 from mlcicd_assets.io.offline import pending_notes
 from mlcicd_assets.io.releases import read_pointer
+from mlcicd_assets.io.store import write
 from mlcicd_assets.ml.errors import BundleError, ReleaseError, SmokeTestFailed
 from mlcicd_assets_tests.io.scene import (
     Crash,
@@ -20,6 +21,8 @@ from mlcicd_assets_tests.io.scene import (
     roll_back,
 )
 from mlcicd_assets_tests.io.tiny import MODEL
+
+BOTH = pytest.mark.parametrize("scene", ["folder", "object storage"], indirect=True)
 
 
 @pytest.fixture
@@ -34,6 +37,7 @@ def pointer_digest(scene: Scene) -> str | None:
     return pointer.digest if pointer else None
 
 
+@BOTH
 def test_rollback_makes_the_version_before_live_everywhere(scene: Scene, two: tuple) -> None:
     first, second = two
     decided = scene.ledger.last_outcome(MODEL).body["data"]
@@ -82,10 +86,11 @@ def test_without_a_release_there_is_nothing_to_roll_back(scene: Scene) -> None:
             way(scene)
 
 
+@BOTH
 def test_a_damaged_target_leaves_what_is_live(scene: Scene, two: tuple) -> None:
     first, second = two
     folder = scene.settings.releases / MODEL / "bundles" / first.digest
-    (folder / "coefficient.npy").write_bytes(b"x")
+    write(folder / "coefficient.npy", b"x")
     for way in (roll_back, offline):
         with pytest.raises(BundleError):
             way(scene)
@@ -108,6 +113,7 @@ def test_without_mlflow_a_rollback_succeeds_and_the_alias_follows(scene: Scene, 
     assert scene.aliases == [1, 2, 1]
 
 
+@BOTH
 def test_a_rollback_that_fails_is_taken_back_and_booked(
     scene: Scene, two: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +129,7 @@ def test_a_rollback_that_fails_is_taken_back_and_booked(
     assert scene.ledger.last_outcome(MODEL).body["reason"] == "rollback failed: scores differ"
 
 
+@BOTH
 @pytest.mark.parametrize("step", ["_point_at", "alias"])
 def test_a_rollback_that_crashed_is_finished_by_the_next_run(
     step: str, scene: Scene, two: tuple, monkeypatch: pytest.MonkeyPatch
@@ -142,6 +149,7 @@ def test_a_rollback_that_crashed_is_finished_by_the_next_run(
 # --- rollback while everything else is down
 
 
+@BOTH
 def test_an_offline_rollback_is_booked_once_by_the_next_run(scene: Scene, two: tuple) -> None:
     first, second = two
     assert offline(scene) == (1, first.digest)
@@ -179,6 +187,7 @@ def test_after_a_rollback_the_pointer_does_not_lead_back_to_the_bad_one(
         offline(scene)
 
 
+@BOTH
 def test_offline_goes_to_a_named_version(scene: Scene, two: tuple) -> None:
     _, second = two
     with pytest.raises(ReleaseError, match="the store has: v1"):
@@ -209,6 +218,7 @@ def test_an_offline_rollback_ends_a_release_that_was_cut_off(
     assert scene.ledger.unfinished_intent(MODEL) is None
 
 
+@BOTH
 def test_an_offline_rollback_cut_off_before_the_pointer_is_completed(
     scene: Scene, two: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +232,7 @@ def test_an_offline_rollback_cut_off_before_the_pointer_is_completed(
     assert scene.served() == 1
 
 
+@BOTH
 def test_an_offline_rollback_that_fails_its_smoke_test_leaves_no_trace(
     scene: Scene, two: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:

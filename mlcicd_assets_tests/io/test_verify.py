@@ -14,7 +14,14 @@ from mlcicd_assets.io import carrier
 from mlcicd_assets.io.ledger import Entry, Ledger, _hash
 from mlcicd_assets.io.offline import OfflineRollback, write_note
 from mlcicd_assets.io.registry import CHAMPION, client, set_alias
-from mlcicd_assets.io.releases import Pointer, bundle_folder, read_pointer, swap_pointer
+from mlcicd_assets.io.releases import (
+    Pointer,
+    bundle_folder,
+    read_pointer,
+    release_notes,
+    swap_pointer,
+)
+from mlcicd_assets.io.store import remove
 from mlcicd_assets.io.verify import verify
 from mlcicd_assets.ml.errors import ReleaseError
 from mlcicd_assets_tests.io.scene import Crash, Scene, crash, pass_every_gate, report
@@ -147,6 +154,13 @@ def test_a_rewritten_chain_is_named(scene: TwoReleases) -> None:
 def test_the_release_note_alone_finds_a_rewritten_chain(scene: TwoReleases) -> None:
     pointer = scene.settings.releases / MODEL / "pointer.json"
     pointer.unlink()
+    rewrite(scene)
+    assert "shortened or rewritten" in scene.problems()
+
+
+def test_the_pointer_alone_finds_a_rewritten_chain(scene: TwoReleases) -> None:
+    for note in release_notes(scene.settings.releases, MODEL):
+        remove(note)
     rewrite(scene)
     assert "shortened or rewritten" in scene.problems()
 

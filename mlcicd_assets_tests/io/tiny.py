@@ -1,12 +1,12 @@
 """A bundle made by hand: small enough to swap a hundred times in a test."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlcicd_assets.io.bundle import Bundle, write_bundle
 from mlcicd_assets.io.releases import Pointer, read_pointer, swap_pointer
+from mlcicd_assets.io.store import Place
 from mlcicd_assets.ml.schema import FeatureColumn
 from mlcicd_assets.ml.scoring import ExportedModel
 
@@ -40,7 +40,7 @@ def linear(intercept: float = 0.0) -> ExportedModel:
     return ExportedModel(meta, arrays)
 
 
-def bundle(root: Path, intercept: float = 0.0, *, model: str = MODEL, **changes: Any) -> Bundle:
+def bundle(root: Place, intercept: float = 0.0, *, model: str = MODEL, **changes: Any) -> Bundle:
     parts: dict[str, Any] = {
         "exported": linear(intercept),
         "columns": COLUMNS,
@@ -52,7 +52,7 @@ def bundle(root: Path, intercept: float = 0.0, *, model: str = MODEL, **changes:
     return write_bundle(root, model=model, **{**parts, **changes})
 
 
-def release(root: Path, digest: str, *, version: int = 1, model: str = MODEL) -> Pointer:
+def release(root: Place, digest: str, *, version: int = 1, model: str = MODEL) -> Pointer:
     """Point the model at the digest, whatever it points at now."""
     old = read_pointer(root, model)
     previous = (old.version, old.digest) if old else (None, None)
