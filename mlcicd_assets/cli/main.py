@@ -9,6 +9,7 @@ from rich.markup import escape
 from mlcicd_assets.cli import ledger
 from mlcicd_assets.cli.new import new
 from mlcicd_assets.cli.page import page
+from mlcicd_assets.cli.repair import repair
 from mlcicd_assets.cli.score import score
 from mlcicd_assets.cli.serve import serve, stop
 from mlcicd_assets.cli.simulate import simulate
@@ -25,7 +26,7 @@ typer_app = typer.Typer(
 )
 asked = (ledger.history, ledger.live_at, ledger.why, ledger.lineage, ledger.verify, ledger.evidence)
 said = (ledger.freeze, ledger.override, ledger.approve, ledger.rollback)
-for command in (serve, stop, simulate, status, score, page, new, *asked, *said):
+for command in (serve, stop, simulate, status, score, page, new, repair, *asked, *said):
     typer_app.command()(command)
 typer_app.command("try")(try_out)
 

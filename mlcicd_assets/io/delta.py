@@ -3,7 +3,7 @@
 import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -42,7 +42,7 @@ def pin(uri: str, *, version: int | None = None) -> TableVersion:
     """
     import polars as pl
 
-    table = _open(uri, version=version)
+    table = open_table(uri, version=version)
     try:
         content = fingerprint(pl.scan_delta(table))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
@@ -62,7 +62,7 @@ def scan(version: TableVersion) -> "pl.LazyFrame":
     """
     import polars as pl
 
-    table = _open(version.uri, version=version.version)
+    table = open_table(version.uri, version=version.version)
     if str(table.metadata().id) != version.table_id:
         raise DataError(
             f"{version} is another table by now (id {table.metadata().id}, pinned was "
@@ -100,7 +100,12 @@ def replace(
     return _retried(uri, lambda: _replace_once(uri, frame, metadata=metadata, key=key))
 
 
-def _open(uri: str, *, version: int | None = None) -> "DeltaTable":
+def open_table(uri: str, *, version: int | None = None) -> "DeltaTable":
+    """Open a table that can be read without loss.
+
+    Raises:
+        DataError: it cannot be opened, lost its head commit, or needs what would be misread.
+    """
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
@@ -124,8 +129,18 @@ def _open(uri: str, *, version: int | None = None) -> "DeltaTable":
     log, head = place_at(uri) / "_delta_log", f"{table.version():020d}.json"
     if listing(log).get(head) == 0:
         # It would be read as a valid commit without rows.
-        raise DataError(f"{log / head} is empty, as after a power loss: remove it, and land again")
+        raise DataError(f"{log / head} is empty, as after a power loss: run `mlcicd repair`")
     return table
+
+
+def lost_files(uri: str, digests: Iterable[str]) -> set[str]:
+    """Return which of these landing files (SHA-256) the table does not hold, or holds no more."""
+    from deltalake import DeltaTable
+
+    if not DeltaTable.is_deltatable(uri):
+        return set(digests)
+    table = open_table(uri)
+    return {one for one in digests if table.transaction_version(f"mlcicd:{one}") is None}
 
 
 def _open_or_create(uri: str, schema: "pa.Schema") -> "DeltaTable":
@@ -138,7 +153,7 @@ def _open_or_create(uri: str, schema: "pa.Schema") -> "DeltaTable":
         alone = CommitProperties(max_commit_retries=0)
         kind = Schema.from_arrow(schema)
         DeltaTable.create(uri, kind, mode="ignore", commit_properties=alone)
-    return _open(uri)
+    return open_table(uri)
 
 
 def _append_new(

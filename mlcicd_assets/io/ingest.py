@@ -7,12 +7,13 @@ is refused again by every run, and is taken as soon as it was corrected or remov
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
-from mlcicd_assets.io.delta import Batch, append_files, pin
+from mlcicd_assets.io.delta import Batch, append_files, lost_files, pin
 from mlcicd_assets.io.landing import LandingFile, file_digest, list_files, read_file
 from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.ledger_tables import SeenFile
 from mlcicd_assets.io.provenance import code_state
 from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.io.table_guard import check_not_rewound, remember_seen
 from mlcicd_assets.ml.contract import check_batch, event_schema, label_schema
 from mlcicd_assets.ml.data_gates import contract_gate
 from mlcicd_assets.ml.errors import SchemaMismatch, UnreadableFile
@@ -92,17 +93,21 @@ def _bring_up_to_date(
     run_id: str,
 ) -> _Part:
     uri = source_uri(settings, spec, source, own)
+    is_as_seen = check_not_rewound(ledger, uri)
     if source.landing is None:
-        return _Part(pin(uri))
+        return _Part(_pinned(ledger, uri))
     folder = settings.landing / source.landing
     seen = ledger.seen_files(str(folder))
+    landed = [file.digest for file in seen.values() if file.status == "ingested"]
+    lost = set[str]() if is_as_seen else lost_files(uri, landed)
     dealt_with: list[SeenFile] = []
     batches: list[Batch] = []
     refused: list[tuple[str, Verdict]] = []
     for file in list_files(folder):
         known = seen.get(file.name)
         if known is not None and known.status == "ingested" and _is_seen(file, known):
-            continue
+            if known.digest not in lost:
+                continue
         digest = file_digest(file.path)
         table, verdict = judge_file(file, digest, spec, is_events=own == "raw")
         if verdict.passed:
@@ -119,7 +124,13 @@ def _bring_up_to_date(
     # Only now: after a crash before this line the table itself says which digests it holds.
     ledger.remember_files(str(folder), dealt_with)
     taken = tuple(batch.name for batch in batches if batch.digest in added)
-    return _Part(pin(uri), taken, tuple(refused))
+    return _Part(_pinned(ledger, uri), taken, tuple(refused))
+
+
+def _pinned(ledger: Ledger, uri: str) -> TableVersion:
+    version = pin(uri)
+    remember_seen(ledger, version)
+    return version
 
 
 def judge_file(

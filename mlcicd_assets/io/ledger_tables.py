@@ -5,12 +5,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
 from mlcicd_assets.ml.errors import LedgerError
+from mlcicd_assets.ml.values import Trial
 
 metadata = sa.MetaData()
 
@@ -44,6 +45,33 @@ landing_files = sa.Table(
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("mtime_ns", sa.BigInteger, nullable=False),
     *_texts("digest", "status", "detail"),
+)
+
+seen_tables = sa.Table(
+    "seen_tables",
+    metadata,
+    sa.Column("uri", sa.Text, primary_key=True),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    *_texts("table_id", "fingerprint", "commit"),
+)
+
+trials = sa.Table(
+    "trials",
+    metadata,
+    sa.Column("training_key", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("parameters", sa.JSON, nullable=False),
+    sa.Column("score", sa.Float, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+)
+
+reuses = sa.Table(
+    "reuses",
+    metadata,
+    sa.Column("training_key", sa.Text, primary_key=True),
+    sa.Column("run_id", sa.Text, primary_key=True),
+    sa.Column("seconds", sa.Float, nullable=False),
+    *_texts("model", "at"),
 )
 
 # Against accidents only: who may write the file can drop these. `verify_chain` finds that.
@@ -86,6 +114,17 @@ class SeenFile:
     detail: str = ""
 
 
+@dataclass(frozen=True)
+class SeenTable:
+    """What was last seen of a Delta table; `commit` is the sha256 of that version's log file."""
+
+    uri: str
+    table_id: str
+    version: int
+    fingerprint: str
+    commit: str
+
+
 def utc_now() -> str:
     """Return the clock's time as ISO 8601 UTC: information for people, never an input."""
     return datetime.now(UTC).isoformat()
@@ -110,6 +149,34 @@ class LedgerDatabase:
                 connection.execute(trained.insert().values(asdict(record)))
         return known or record
 
+    def trials(self, training_key: str) -> dict[int, Trial]:
+        """Return the finished trials of this training's search, by number."""
+        columns = [column for column in trials.c if column.name != "training_key"]
+        query = sa.select(*columns).where(trials.c.training_key == training_key)
+        with self._reading() as connection:
+            return {row["number"]: Trial(**row) for row in connection.execute(query).mappings()}
+
+    def remember_trial(self, training_key: str, trial: Trial) -> None:
+        """Keep a finished trial, once."""
+        self._keep(trials, {"training_key": training_key, **asdict(trial)})
+
+    def remember_reuse(self, known: TrainedRecord, run_id: str) -> None:
+        """Keep that a run trained nothing because the key was known, once for each run."""
+        saved = {"model": known.model, "seconds": known.seconds, "at": utc_now()}
+        self._keep(reuses, {"training_key": known.training_key, "run_id": run_id, **saved})
+
+    def saved_seconds(self, model: str) -> float:
+        """Return the CPU seconds that known keys of this model have saved so far."""
+        query = sa.select(sa.func.sum(reuses.c.seconds)).where(reuses.c.model == model)
+        with self._reading() as connection:
+            return connection.execute(query).scalar() or 0.0
+
+    def _keep(self, table: sa.Table, row: dict[str, Any]) -> None:
+        same = sa.and_(*(column == row[column.name] for column in table.primary_key))
+        with self._writing() as connection:
+            if connection.execute(sa.select(table).where(same)).first() is None:
+                connection.execute(table.insert().values(row))
+
     def seen_files(self, folder: str) -> dict[str, SeenFile]:
         """Return the files of this landing folder dealt with so far, by name."""
         columns = [column for column in landing_files.c if column.name != "folder"]
@@ -125,6 +192,33 @@ class LedgerDatabase:
                 same = (table.c.folder == folder) & (table.c.name == file.name)
                 connection.execute(table.delete().where(same))
                 connection.execute(table.insert().values(folder=folder, **asdict(file)))
+
+    def seen_table(self, uri: str) -> SeenTable | None:
+        """Return what was last seen of this table; None if it is new, or was forgotten."""
+        query = sa.select(seen_tables).where(seen_tables.c.uri == uri)
+        with self._reading() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        return None if row is None else SeenTable(**row)
+
+    def seen_addresses(self) -> list[str]:
+        """Return the addresses of all tables seen, sorted."""
+        with self._reading() as connection:
+            return sorted(connection.execute(sa.select(seen_tables.c.uri)).scalars())
+
+    def remember_table(self, seen: SeenTable) -> None:
+        """Keep what was seen, unless a newer version of the same table was seen meanwhile."""
+        table = seen_tables
+        same = table.c.uri == seen.uri
+        newer = (table.c.table_id == seen.table_id) & (table.c.version > seen.version)
+        with self._writing() as connection:
+            if connection.execute(sa.select(table).where(same & newer)).one_or_none() is None:
+                connection.execute(table.delete().where(same))
+                connection.execute(table.insert().values(asdict(seen)))
+
+    def forget_table(self, uri: str) -> None:
+        """Accept whatever version comes next."""
+        with self._writing() as connection:
+            connection.execute(seen_tables.delete().where(seen_tables.c.uri == uri))
 
     @contextmanager
     def _reading(self) -> Generator[sa.Connection]:

@@ -8,6 +8,7 @@ MlcicdError
 ├── DataError                a table, file or frame is not what it must be
 │   ├── SchemaMismatch       columns or types differ from the data contract
 │   ├── UnreadableFile       a landing file cannot be parsed
+│   ├── TableRewound         a table lost commits, or has others than before
 │   └── NotEnoughData        too few mature rows to train or to judge
 ├── BundleError              a model bundle cannot be made, read or trusted
 │   ├── UnsupportedModel     no plain-array form exists for this estimator
@@ -55,6 +56,10 @@ class SchemaMismatch(DataError):
 
 class UnreadableFile(DataError):
     """A landing file cannot be parsed."""
+
+
+class TableRewound(DataError):
+    """A table lost commits that were seen before, or has others in their place."""
 
 
 class NotEnoughData(DataError):
