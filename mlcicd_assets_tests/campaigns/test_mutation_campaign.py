@@ -121,7 +121,8 @@ def shuffled(column: str) -> Callable[[pl.DataFrame], pl.DataFrame]:
 
 
 def only_good_rows(honest: Callable[..., Any], *words: Any) -> Any:
-    return replace(honest(*words), failures=(), broken={}, quarantined=pl.DataFrame(), rows=1)
+    report = honest(*words)
+    return replace(report, failures=(), broken={}, quarantined=report.quarantined.head(0), rows=1)
 
 
 def other_groups(honest: Callable[..., Any], scored: Scored, rule: Any) -> Any:
