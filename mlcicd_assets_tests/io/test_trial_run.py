@@ -40,12 +40,17 @@ def landing() -> Path:
     return Settings.from_env().landing / "card_transactions"
 
 
-def test_on_all_rows_it_says_what_the_job_says(server: str, home: Path) -> None:
+def test_on_all_rows_it_says_what_the_job_says(
+    server: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     deliver_days()
     before = sorted(home.rglob("*"))
     made, verdicts, _ = tried()
     assert sorted(home.rglob("*")) == before
-    assert not list(Path(tempfile.gettempdir()).glob("mlcicd-tr[iy]*"))
+    assert not list(temporary.iterdir())
     asked = {gate.name for gate in (*DATA_GATES, *MODEL_GATES) if gate.is_on(SPEC.gates)}
     assert set(verdicts) == asked
     assert all(verdict.passed for verdict in verdicts.values())
