@@ -9,6 +9,8 @@ ARGS ?=
 export OMP_NUM_THREADS ?= 1
 # Dagster takes dagster.yaml from the repository root, whatever the caller has set.
 unexport DAGSTER_HOME
+# Hundreds of processes would compile all that they import.
+unexport PYTHONDONTWRITEBYTECODE
 export DAGSTER_DISABLE_TELEMETRY := 1
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
@@ -22,7 +24,7 @@ run: $(READY)  ## Set up, simulate, run the main job, end with a scored request
 	@$(BIN)/mlcicd score $(MODEL)
 
 test: $(READY)  ## Everything that fits six minutes
-	@$(BIN)/pytest -n 2 --dist loadfile -m "not ci and not real_data and not prove" $(ARGS)
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not ci and not real_data and not prove" $(ARGS)
 
 check: $(READY)  ## Format, lint, types, import contracts
 	@$(BIN)/ruff format --check .

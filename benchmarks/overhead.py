@@ -71,9 +71,8 @@ def run_plain() -> None:
     made = make_features(settings, spec, raw, run_id=run_id)
     booked = {"raw": raw, "gates": spec.gates, "run_id": run_id}
     book_verdicts(settings, ledger, made.verdicts, model=MODEL, **booked)
-    trained = find_or_train(
-        settings, ledger, spec, made.data, open_tracking=tracking, tell=lambda _: None
-    )
+    how = {"run_id": run_id, "open_tracking": tracking, "tell": lambda _: None}
+    trained = find_or_train(settings, ledger, spec, made.data, **how)
     book_offline(settings, ledger, MODEL, run_id=run_id)
     judged = evaluate(settings, spec, trained.model, live=ledger.live(MODEL))
     book_verdicts(settings, ledger, judged.verdicts, model=trained.model, **booked)

@@ -23,7 +23,12 @@ ROWS = {
     "ledger": "mlcicd_assets_tests/campaigns/test_ledger_campaign.py",
     "false_blocks": "mlcicd_assets_tests/campaigns/test_false_block_campaign.py",
     "gate_mutants": "mlcicd_assets_tests/campaigns/test_mutation_campaign.py",
+    "histories": "mlcicd_assets_tests/campaigns/test_history_campaign.py",
+    "kills": "mlcicd_assets_tests/campaigns/test_kill_campaign.py",
+    "ticks": "benchmarks/ticks.py",
     "overhead": "benchmarks/overhead.py",
+    "features": "benchmarks/features.py",
+    "growth": "benchmarks/growth.py",
     "serving": "benchmarks/serving.py",
 }
 COMPARE = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}

@@ -1,11 +1,10 @@
 """Fixtures of the whole suite: a clean environment, a home of its own, a real server."""
 
+import fcntl
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,12 +12,25 @@ from pathlib import Path
 import pytest
 
 from mlcicd_assets.io import store
-from mlcicd_assets.io.endpoint import is_alive
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml import extensions
+from mlcicd_assets_tests.processes import free_port, running_server
 from mlcicd_assets_tests.s3 import running_s3
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the folders with slow files first, so that no worker gets one of them last."""
+    slow = ("orchestration/", "gates/", "io/", "cli/")
+    items.sort(key=lambda item: [name not in item.nodeid for name in slow])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the figures that the tests of .ci/run print, of whichever process."""
+    for report in terminalreporter.getreports("passed"):
+        if report.when == "call" and report.capstdout and {"ci", "real_data"} & {*report.keywords}:
+            terminalreporter.write_line(f"{report.nodeid}\n{report.capstdout}")
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +39,14 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith(("MLCICD_", "MLFLOW_", "DAGSTER_", "AWS_")) and "REAL_DATA" not in name:
             monkeypatch.delenv(name)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # it waits seconds between them
+
+
+@pytest.fixture(autouse=True)
+def _no_drawing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing is a fifth of a small run, and only the tests marked `pictures` look at it."""
+    if not request.node.get_closest_marker("pictures"):
+        monkeypatch.setattr("mlcicd_assets.io.pictures._png", lambda figure, colors: b"")
 
 
 @pytest.fixture
@@ -44,12 +64,16 @@ def handbook_file() -> Path:
 @pytest.fixture(scope="session")
 def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database: its migrations cost seconds, a copy costs nothing."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    subprocess.run(
-        [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{path}"],
-        check=True,
-        capture_output=True,
-    )
+    folder = tmp_path_factory.getbasetemp()
+    # The workers of one run share theirs.
+    path = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "mlflow.db"
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            made = path.with_suffix(".new")
+            command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{made}"]
+            subprocess.run(command, check=True, capture_output=True)
+            made.rename(path)
     return path
 
 
@@ -93,38 +117,6 @@ def server(home: Path) -> Iterator[str]:
     url = Settings.from_env().endpoints[0]
     with running_server(url, home):
         yield url
-
-
-class running_server:
-    """Start `mlcicd serve` at an address and stop it again."""
-
-    def __init__(self, url: str, home: Path) -> None:
-        self.url, self.log = url, home / "server.log"
-
-    def __enter__(self) -> "running_server":
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "mlcicd_assets.cli.main", "serve"],
-                stdout=output,
-                stderr=output,
-            )
-        deadline = time.monotonic() + 30
-        while not is_alive(self.url):
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.05)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.process.wait(timeout=20)
-
-
-def free_port() -> int:
-    """Ask the system for a port that nobody uses."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 @pytest.fixture

@@ -106,6 +106,15 @@ def test_every_link_in_the_docs_leads_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page}: {target}"
 
 
+def test_every_test_that_the_list_of_faults_names_exists() -> None:
+    page = (ROOT / "docs" / "faults.md").read_text()
+    named = re.findall(r"`([a-z0-9_/]+\.py)(?:::(\w+))?`", page)
+    assert len(named) > 50
+    for file, test in named:
+        text = (ROOT / "mlcicd_assets_tests" / file).read_text()
+        assert not test or f"\ndef {test}(" in text, f"{file}::{test}"
+
+
 if __name__ == "__main__":
     for name, page in PAGES.items():
         (ROOT / "docs" / name).write_text(page())

@@ -81,7 +81,7 @@ def lineage(model: Model, version: Version, as_json: AsJson = False) -> None:
 
 
 def verify(model: Every = None) -> None:
-    """Check chain, heads, bundles, pointers, servers, aliases; exit 1 on any difference."""
+    """Check chain, heads, bundles, tables, pointers, servers, aliases; exit 1 on any difference."""
     from mlcicd_assets.io.verify import verify
 
     problems, unchecked = verify(*open_ledger(), model)
@@ -91,7 +91,8 @@ def verify(model: Every = None) -> None:
         raise typer.Exit(1)
     aliases = "" if unchecked else ", aliases"
     _print(
-        f"verified: chain, heads, bundles, pointers, servers{aliases} of {model or 'every model'}"
+        f"verified: chain, heads, bundles, tables, pointers, servers{aliases} of "
+        f"{model or 'every model'}"
     )
 
 
@@ -133,12 +134,6 @@ def approve(
 
 def rollback(model: Model, reason: Reason, to: To = None, offline: Offline = False) -> None:
     """Make an earlier release live again; what was live is never released again."""
-
-    def mark(name: str, number: int) -> None:
-        from mlcicd_assets.io.registry import CHAMPION, set_alias
-
-        set_alias(Settings.from_env(), name, CHAMPION, number)
-
     if offline:
         from mlcicd_assets.io.offline import rollback_offline
 
@@ -146,8 +141,16 @@ def rollback(model: Model, reason: Reason, to: To = None, offline: Offline = Fal
     else:
         from mlcicd_assets.io.rollback import rollback
 
+        mark = mark_champion
         done = rollback(*open_ledger(), model, to=to, reason=reason, mark_champion=mark)
     _print(f"{model} v{done[0]} (bundle {done[1][:12]}) is live again")
+
+
+def mark_champion(model: str, version: int) -> None:
+    """Move the alias that people see in MLflow."""
+    from mlcicd_assets.io.registry import CHAMPION, set_alias
+
+    set_alias(Settings.from_env(), model, CHAMPION, version)
 
 
 def _tell(told: "list[Entry] | dict[str, Any]", as_json: bool = False) -> None:

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from mlcicd_assets.cli import ledger
+from mlcicd_assets.cli import ledger, recovery
 from mlcicd_assets.cli.new import new
 from mlcicd_assets.cli.page import page
 from mlcicd_assets.cli.repair import repair
@@ -26,7 +26,8 @@ typer_app = typer.Typer(
 )
 asked = (ledger.history, ledger.live_at, ledger.why, ledger.lineage, ledger.verify, ledger.evidence)
 said = (ledger.freeze, ledger.override, ledger.approve, ledger.rollback)
-for command in (serve, stop, simulate, status, score, page, new, repair, *asked, *said):
+again = (repair, recovery.rebuild, recovery.vacuum, recovery.recall)
+for command in (serve, stop, simulate, status, score, page, new, *asked, *said, *again):
     typer_app.command()(command)
 typer_app.command("try")(try_out)
 

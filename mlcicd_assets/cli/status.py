@@ -33,6 +33,7 @@ class ModelState:
     last_reason: str | None
     pointer_version: int | None
     served: dict[str, str]
+    cpu_seconds_saved: float
     alarms: list[str]
 
 
@@ -72,6 +73,7 @@ def _state(settings: Settings, ledger: "Ledger", model: str) -> ModelState:
         last_reason=last.body["reason"] if last else None,
         pointer_version=pointer.version if pointer else None,
         served={url: _served(url, model, settings.token) for url in settings.endpoints},
+        cpu_seconds_saved=ledger.saved_seconds(model),
         alarms=[f"not booked yet: rolled back to v{one.version} by {one.by}" for one in notes]
         + [in_words(entry) for entry in alarms(ledger.entries(model=model))],
     )
@@ -97,6 +99,7 @@ def _show(console: Console, state: ModelState) -> None:
     console.print(
         f"  last run  {outcome} at {_time(state.last_at)}: {escape(state.last_reason or '-')}"
     )
+    console.print(f"  saved     {state.cpu_seconds_saved:,.1f} CPU s of training by known keys")
     for alarm in state.alarms:
         console.print(f"  [bold red]alarm     {escape(alarm)}[/]")
 

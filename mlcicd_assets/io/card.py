@@ -71,7 +71,7 @@ def _sections(
 ) -> dict[str, str]:
     scored, data, split = made.scored, candidate.data, made.scored.split
     spec, training, theirs = scored.spec, scored.spec.training, why.champion_metrics
-    subjects, policy = {candidate.digest, data.features.fingerprint}, made.verdicts[0].policy
+    subjects, policy = {candidate.digest, data.fingerprint}, made.verdicts[0].policy
     verdicts = ledger.latest_verdicts(spec.name, subjects=subjects, policy=policy).values()
     tables = (data.raw.events, data.raw.labels, data.features)
     rows = [(str(table), table.rows, table.fingerprint) for table in tables if table]
@@ -89,7 +89,8 @@ def _sections(
     return {
         "Purpose": f"{_cell(spec.description)} Owners: {', '.join(spec.owners)}.\n",
         "Data": _table("data | rows | content", rows),
-        "Training": f"{training.estimator} {training.parameters}, seed {training.seed}; "
+        "Training": f"{training.estimator} {training.parameters | candidate.chosen}, "
+        f"{'chosen in part by a search, ' if candidate.chosen else ''}seed {training.seed}; "
         f"decision threshold {scored.threshold}; code {code}; bundle {candidate.digest}\n",
         "Metrics": _table("metric | holdout | 95 % interval | champion, rows new to it", metrics),
         "Calibration": _table("mean score | mean label | rows", map(astuple, made.curve)),

@@ -58,7 +58,8 @@ class Carrier:
             ReleaseError, BundleError: it failed; the previous version is live again.
         """
         model, body = intent.model, intent.body
-        is_release = body.get("action") != "rollback"
+        action = body.get("action", "release")
+        is_release = action == "release"
         # After a rollback the version before is the bad one: nobody should go back to it.
         before = (body["previous_version"], body["previous_digest"]) if is_release else (None, None)
         made = (model, body["version"], body["digest"], intent.seq, intent.hash)
@@ -72,8 +73,7 @@ class Carrier:
         except (ReleaseError, BundleError) as error:
             if self._is_open(intent):
                 self._take_back(intent)
-            what = "release" if is_release else "rollback"
-            self._close(intent, "blocked", f"{what} failed: {error}")
+            self._close(intent, "blocked", f"{action} failed: {error}")
             raise
         release_card(self.settings.releases, self.ledger, intent)
         more: dict[str, Any] = {"alias": self._mark(model, target.version)}
@@ -168,6 +168,7 @@ class Carrier:
                     intent_seq=intent.seq,
                     expected_seq=head.seq,
                     by=intent.body.get("by"),
+                    definition=intent.body.get("definition"),
                     lineage=intent.body.get("lineage"),
                     required=intent.body.get("required", []),
                     **more,

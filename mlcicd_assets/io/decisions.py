@@ -41,13 +41,20 @@ def freeze_in_force(ledger: Ledger, model: str) -> Entry | None:
 
 
 def withdrawals(ledger: Ledger, model: str) -> dict[str, Entry]:
-    """Return the rollbacks by the digest that each took out of service, for ever."""
+    """Return rollbacks and recalls by the digest that each took out of service, for ever."""
     booked = ledger.entries(model=model, kinds=("outcome",))
-    return {
+    rollbacks = {
         entry.body["withdrawn"]: entry
         for entry in booked
         if entry.body["outcome"] == "rolled_back" and entry.body["withdrawn"]
     }
+    return rollbacks | recalls(ledger, model)
+
+
+def recalls(ledger: Ledger, model: str) -> dict[str, Entry]:
+    """Return the recalls by the digests that were made from bad rows."""
+    booked = ledger.entries(model=model, kinds=("recall",))
+    return {digest: entry for entry in booked for digest in entry.body["models"]}
 
 
 def verdicts_digest(verdicts: Iterable[Verdict]) -> str:

@@ -10,6 +10,7 @@ from mlcicd_assets.io.decisions import (
     author_of,
     freeze_in_force,
     overrides_in_force,
+    recalls,
     verdicts_digest,
     withdrawals,
 )
@@ -18,6 +19,7 @@ from mlcicd_assets.io.git_approvals import book_git_approvals
 from mlcicd_assets.io.ledger import Head
 from mlcicd_assets.io.operators import require_operator
 from mlcicd_assets.io.provenance import commit_author, lineage_of
+from mlcicd_assets.io.recall import bad_data, carry_out_recalls
 from mlcicd_assets.io.rollback import book_offline
 from mlcicd_assets.io.store import check_store
 from mlcicd_assets.ml.errors import GateBlocked, LedgerMoved
@@ -49,6 +51,7 @@ class Delivery(Carrier):
         for url in self.settings.endpoints:
             model_status(url, model, token=self.settings.token)
         book_offline(self.settings, self.ledger, model, run_id=self.run_id)
+        carry_out_recalls(self, model)
         self.mark_due(model)
         if gates.approval is not None:
             book_git_approvals(self.settings, self.ledger, model, run_id=self.run_id)
@@ -69,12 +72,13 @@ class Delivery(Carrier):
         overridden = overrides_in_force(self.ledger, candidate.model, gates)
         refused = refusals(
             verdicts=verdicts,
-            data_subject=candidate.data.features.fingerprint,
+            data_subject=candidate.data.fingerprint,
             model_subject=candidate.digest,
             gates=gates,
             champion_digest=live.digest if live else None,
             overridden=overridden,
         )
+        refused += bad_data(self.ledger, candidate)
         if refused:
             reason = "; ".join(refused)
             self._book("blocked", candidate, basis, reason=reason, head=head)
@@ -89,6 +93,9 @@ class Delivery(Carrier):
         if said is not None and compared is not None and not compared.passed:
             # Worse, or not comparable (another label), and a person wants it all the same.
             decision = Decision("released", f"{said.body['by']} overrode the comparison")
+        if live and live.digest in recalls(self.ledger, candidate.model):
+            # Nothing clean was there to go back to: now there is, if it is safe.
+            decision = Decision("released", "what is live was made from recalled rows")
         decision = self._held_back(candidate, decision)
         more: dict[str, Any] = {}
         if decision.outcome == "released" and gates.approval is not None:
@@ -143,7 +150,8 @@ class Delivery(Carrier):
         withdrawn = withdrawals(self.ledger, candidate.model).get(candidate.digest)
         if withdrawn is not None:
             said = f"{withdrawn.body['by']} at entry {withdrawn.seq}: {withdrawn.body['reason']}"
-            return Decision("kept", f"this very model was rolled back by {said}")
+            how = "recalled" if withdrawn.kind == "recall" else "rolled back"
+            return Decision("kept", f"this very model was {how} by {said}")
         frozen = freeze_in_force(self.ledger, candidate.model)
         if frozen is not None:
             body = frozen.body
@@ -192,7 +200,7 @@ class _Basis:
 
 
 def _basis(candidate: ModelVersionRef, gates: Gates) -> _Basis:
-    data_subject, policy = candidate.data.features.fingerprint, policy_digest(gates)
+    data_subject, policy = candidate.data.fingerprint, policy_digest(gates)
     asked = required(gates, data_subject=data_subject, model_subject=candidate.digest)
     body = {
         "policy": policy,

@@ -1,4 +1,4 @@
-"""Delta tables: pin a version with its content fingerprint, read it, append and replace once."""
+"""Delta tables: pin a version with its content fingerprint, read it, append once."""
 
 import json
 import random
@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from mlcicd_assets.io.store import check_store, listing, place_at
+from mlcicd_assets.io import content
+from mlcicd_assets.io.content import Content
+from mlcicd_assets.io.delta_faults import misread_path, readable, writable
+from mlcicd_assets.io.ledger_tables import LedgerDatabase
+from mlcicd_assets.io.store import check_store, is_empty, place_at
 from mlcicd_assets.ml.contract import check_schema
 from mlcicd_assets.ml.errors import DataError
-from mlcicd_assets.ml.fingerprint import fingerprint
+from mlcicd_assets.ml.sections import TimeColumn
 from mlcicd_assets.ml.values import TableVersion
 
 if TYPE_CHECKING:
@@ -21,8 +25,10 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 ATTEMPTS = 5
-# Others would be misread: deleted rows come back, mapped columns are read as nulls.
-READABLE = frozenset({"timestampNtz", "vacuumProtocolCheck"})
+# A version can only be opened while its commits are there, and Delta drops them after 30 days.
+KEEP_LOG = {"delta.enableExpiredLogCleanup": "false"}
+# Others would be misread, or Polars refuses them: mapped columns are read as nulls.
+READABLE = frozenset({"timestampNtz"})
 
 
 @dataclass(frozen=True)
@@ -34,24 +40,35 @@ class Batch:
     table: "pa.Table"
 
 
-def pin(uri: str, *, version: int | None = None) -> TableVersion:
-    """Name one version of a table (the latest by default) and what is in it, all rows read.
+def pin(
+    uri: str,
+    *,
+    version: int | None = None,
+    clock: TimeColumn | None = None,
+    memory: LedgerDatabase | None = None,
+) -> TableVersion:
+    """Name one version of a table (the latest by default) and what is in it.
+
+    Files that `memory` holds the sums of are not read again; `clock` is the time they are kept by.
 
     Raises:
         DataError: the table or a file of it cannot be read, or needs a feature we do not have.
     """
-    import polars as pl
-
     table = open_table(uri, version=version)
-    try:
-        content = fingerprint(pl.scan_delta(table))
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise DataError(
-            f"version {table.version()} of {uri} cannot be read: {error}. If it was vacuumed, pin "
-            "the latest version; if a file is damaged, restore it or replay the landing files"
-        ) from error
-    rows = int(content.split(":")[1])
-    return TableVersion(uri, str(table.metadata().id), table.version(), content, rows)
+    held = _content(table, uri, clock, memory)
+    table_id, number = str(table.metadata().id), table.version()
+    return TableVersion(uri, table_id, number, held.fingerprint, held.rows)
+
+
+def content_of(
+    version: TableVersion, clock: TimeColumn | None, memory: LedgerDatabase | None
+) -> Content:
+    """Return what a pinned version holds by day.
+
+    Raises:
+        DataError: as `pin` and `scan`.
+    """
+    return _content(open_pinned(version), version.uri, clock, memory)
 
 
 def scan(version: TableVersion) -> "pl.LazyFrame":
@@ -62,13 +79,29 @@ def scan(version: TableVersion) -> "pl.LazyFrame":
     """
     import polars as pl
 
+    return pl.scan_delta(open_pinned(version))
+
+
+def open_pinned(version: TableVersion) -> "DeltaTable":
+    """Open a pinned version.
+
+    Raises:
+        DataError: it is gone, or the table was dropped and made anew since.
+    """
     table = open_table(version.uri, version=version.version)
     if str(table.metadata().id) != version.table_id:
         raise DataError(
             f"{version} is another table by now (id {table.metadata().id}, pinned was "
             f"{version.table_id}): it was dropped and made anew; start from its new data"
         )
-    return pl.scan_delta(table)
+    return table
+
+
+def _content(
+    table: "DeltaTable", uri: str, clock: TimeColumn | None, memory: LedgerDatabase | None
+) -> Content:
+    with readable(f"version {table.version()} of {uri}"):
+        return content.content_of(table, clock, memory)
 
 
 def append_files(
@@ -85,19 +118,6 @@ def append_files(
         DataError: other writers were faster five times.
     """
     return _retried(uri, lambda: _append_new(uri, batches, metadata=metadata))
-
-
-def replace(
-    uri: str, frame: "pl.DataFrame", *, metadata: Mapping[str, str], key: str
-) -> TableVersion:
-    """Make `frame` the content of the table, once for each `key`, and pin what was written.
-
-    When the latest commit carries the same key, nothing is written.
-
-    Raises:
-        DataError: other writers were faster five times.
-    """
-    return _retried(uri, lambda: _replace_once(uri, frame, metadata=metadata, key=key))
 
 
 def open_table(uri: str, *, version: int | None = None) -> "DeltaTable":
@@ -118,18 +138,25 @@ def open_table(uri: str, *, version: int | None = None) -> "DeltaTable":
             f"be opened: {reason}. If there is none yet, land data first; else pin a version that "
             "exists, or restore its log"
         ) from error
-    needed = set(table.protocol().reader_features or ()) - READABLE
-    if table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
+    protocol, metadata = table.protocol(), table.metadata()
+    needed = set(protocol.reader_features or ()) - READABLE
+    is_mapped = metadata.configuration.get("delta.columnMapping.mode", "none") != "none"
+    if is_mapped or protocol.min_reader_version == 2:
         needed.add("columnMapping")
     if needed:
         raise DataError(
             f"the table at {uri} needs the reader features {sorted(needed)}, which are refused: "
             "rows would be misread. Rewrite the table without them"
         )
-    log, head = place_at(uri) / "_delta_log", f"{table.version():020d}.json"
-    if listing(log).get(head) == 0:
+    if misread := misread_path(table, metadata.partition_columns):
+        raise DataError(
+            f"the table at {uri} has a file whose path would be misread: {misread}. Rewrite the "
+            "table, or copy it"
+        )
+    head = place_at(uri) / "_delta_log" / f"{table.version():020d}.json"
+    if is_empty(head):
         # It would be read as a valid commit without rows.
-        raise DataError(f"{log / head} is empty, as after a power loss: run `mlcicd repair`")
+        raise DataError(f"{head} is empty, as after a power loss: run `mlcicd repair`")
     return table
 
 
@@ -152,7 +179,7 @@ def _open_or_create(uri: str, schema: "pa.Schema") -> "DeltaTable":
         # With retries the slower creator would commit as version 1, and change the table's id.
         alone = CommitProperties(max_commit_retries=0)
         kind = Schema.from_arrow(schema)
-        DeltaTable.create(uri, kind, mode="ignore", commit_properties=alone)
+        DeltaTable.create(uri, kind, mode="ignore", commit_properties=alone, configuration=KEEP_LOG)
     return open_table(uri)
 
 
@@ -185,32 +212,13 @@ def _append_new(
     return tuple(batch.digest for batch in new.values())
 
 
-def _replace_once(
-    uri: str, frame: "pl.DataFrame", *, metadata: Mapping[str, str], key: str
-) -> TableVersion:
-    from deltalake import CommitProperties, Transaction, write_deltalake
-
-    table = _open_or_create(uri, frame.head(0).to_arrow().schema)
-    mark = f"mlcicd.key:{key}"
-    if table.transaction_version(mark) != table.version():
-        once = CommitProperties(
-            custom_metadata=dict(metadata),
-            # No silent rebase: an overwrite on top of rows that it never saw would keep them.
-            max_commit_retries=0,
-            app_transactions=[Transaction(mark, table.version() + 1)],
-        )
-        write_deltalake(
-            table, frame, mode="overwrite", schema_mode="overwrite", commit_properties=once
-        )
-    return pin(uri, version=table.version())
-
-
 def _retried(uri: str, write: Callable[[], Result]) -> Result:
     from deltalake.exceptions import CommitFailedError
 
     for attempt in range(ATTEMPTS):
         try:
-            return write()
+            with writable(uri):
+                return write()
         except CommitFailedError:
             time.sleep(random.uniform(0.01, 0.05) * 2**attempt)  # noqa: S311
     raise DataError(f"{ATTEMPTS} writes to {uri} met other writers each time: run it again")

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from mlcicd_assets.io.bundle import Bundle, load_bundle
-from mlcicd_assets.io.delta import scan
-from mlcicd_assets.io.feature_run import load_raw
+from mlcicd_assets.io.feature_inputs import load_raw
+from mlcicd_assets.io.feature_run import load_features
 from mlcicd_assets.io.ledger import Live
 from mlcicd_assets.io.registry import load_pipeline
 from mlcicd_assets.io.serving_trial import try_serving
@@ -35,6 +35,7 @@ from mlcicd_assets.ml.model_gates import (
 from mlcicd_assets.ml.schema import feature_columns, is_defined_alike
 from mlcicd_assets.ml.scored import Scored
 from mlcicd_assets.ml.scoring import decide, largest_difference
+from mlcicd_assets.ml.search import chosen_spec
 from mlcicd_assets.ml.sections import Label
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.splitting import Split, random_split, split_frame
@@ -91,7 +92,7 @@ def evaluate(
         DigestMismatch: the bundle is not the one that was trained.
         NotEnoughData: the holdout is empty or holds one class.
     """
-    features = scan(candidate.data.features).collect()
+    features = load_features(candidate.data, spec)
     split = split_frame(features, spec, datetime.fromisoformat(candidate.data.as_of))
     bundle = load_bundle(settings.releases, spec.name, candidate.digest)
     scored = _score(bundle, split, candidate, spec)
@@ -119,7 +120,8 @@ def evaluate(
         rows = column_arrays(split.holdout, bundle.columns)
         trial = try_serving(settings.releases, bundle, rows, gates.serving)
         verdicts.append(finding_gate(SERVING_TRIAL, trial, subject, gates))
-    metrics |= _provisional_metrics(features, scored) | _random_split_metrics(scored)
+    metrics |= _provisional_metrics(features, scored)
+    metrics |= _random_split_metrics(scored, chosen_spec(spec, candidate.chosen))
     return Evaluation(
         metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
         intervals=_intervals(scored),
@@ -181,9 +183,8 @@ def _provisional_metrics(features: "pl.DataFrame", scored: Scored) -> dict[str, 
     return {f"provisional_{name}": metrics[name] for name in names}
 
 
-def _random_split_metrics(scored: Scored) -> dict[str, float]:
+def _random_split_metrics(scored: Scored, spec: PipelineSpec) -> dict[str, float]:
     """Tell what a split blind to time would claim of the same training on the same rows."""
-    spec = scored.spec
     if not spec.evaluation.random_split:
         return {}
     split = random_split(scored.split, seed=spec.training.seed)

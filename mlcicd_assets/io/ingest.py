@@ -8,7 +8,8 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 from mlcicd_assets.io.delta import Batch, append_files, lost_files, pin
-from mlcicd_assets.io.landing import LandingFile, file_digest, list_files, read_file
+from mlcicd_assets.io.feature_inputs import clock_of
+from mlcicd_assets.io.landing import MOST_ROWS, LandingFile, file_digest, list_files, read_file
 from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.ledger_tables import SeenFile
 from mlcicd_assets.io.provenance import code_state
@@ -17,7 +18,7 @@ from mlcicd_assets.io.table_guard import check_not_rewound, remember_seen
 from mlcicd_assets.ml.contract import check_batch, event_schema, label_schema
 from mlcicd_assets.ml.data_gates import contract_gate
 from mlcicd_assets.ml.errors import SchemaMismatch, UnreadableFile
-from mlcicd_assets.ml.sections import Source
+from mlcicd_assets.ml.sections import Source, TimeColumn
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.values import RawData, TableVersion, Verdict
 
@@ -56,13 +57,13 @@ def source_uri(settings: Settings, spec: PipelineSpec, source: Source, own: str)
 
 def landed_files(
     settings: Settings, ledger: Ledger, source: Source
-) -> tuple[tuple[LandingFile, ...], int]:
-    """Return a landing folder's files, and how many of them no run has dealt with as they are."""
+) -> tuple[tuple[LandingFile, ...], tuple[LandingFile, ...]]:
+    """Return a landing folder's files, and which of them no run has dealt with as they are."""
     if source.landing is None:
-        return (), 0
+        return (), ()
     folder = settings.landing / source.landing
     files, seen = list_files(folder), ledger.seen_files(str(folder))
-    return files, sum(not _is_seen(file, seen.get(file.name)) for file in files)
+    return files, tuple(file for file in files if not _is_seen(file, seen.get(file.name)))
 
 
 def ingest(settings: Settings, ledger: Ledger, spec: PipelineSpec, *, run_id: str) -> Ingested:
@@ -95,7 +96,7 @@ def _bring_up_to_date(
     uri = source_uri(settings, spec, source, own)
     is_as_seen = check_not_rewound(ledger, uri)
     if source.landing is None:
-        return _Part(_pinned(ledger, uri))
+        return _Part(_pinned(ledger, uri, clock_of(spec, own)))
     folder = settings.landing / source.landing
     seen = ledger.seen_files(str(folder))
     landed = [file.digest for file in seen.values() if file.status == "ingested"]
@@ -124,11 +125,11 @@ def _bring_up_to_date(
     # Only now: after a crash before this line the table itself says which digests it holds.
     ledger.remember_files(str(folder), dealt_with)
     taken = tuple(batch.name for batch in batches if batch.digest in added)
-    return _Part(_pinned(ledger, uri), taken, tuple(refused))
+    return _Part(_pinned(ledger, uri, clock_of(spec, own)), taken, tuple(refused))
 
 
-def _pinned(ledger: Ledger, uri: str) -> TableVersion:
-    version = pin(uri)
+def _pinned(ledger: Ledger, uri: str, clock: TimeColumn) -> TableVersion:
+    version = pin(uri, clock=clock, memory=ledger)
     remember_seen(ledger, version)
     return version
 
@@ -144,7 +145,8 @@ def judge_file(
     broken: dict[str, int] = {}
     failures: list[tuple[str, str, str]] = []
     try:
-        table = read_file(file.path, schema=schema, time=spec.time if is_events else None)
+        time, most = (spec.time, spec.contract.rows.max) if is_events else (None, MOST_ROWS)
+        table = read_file(file.path, schema=schema, time=time, most=most)
         rows = table.num_rows
         if is_events:
             report = check_batch(pl.DataFrame(table), spec)

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from mlcicd_assets.io.decisions import withdrawals
 from mlcicd_assets.io.git_approvals import ApprovalFile, approvals_folder
 from mlcicd_assets.io.ledger import Entry, Ledger
 from mlcicd_assets.io.operators import require_operator
@@ -101,9 +102,10 @@ def freeze(settings: Settings, ledger: Ledger, model: str, *, reason: str, days:
 
 
 def _awaiting(ledger: Ledger, model: str, version: int) -> dict[str, Any]:
+    gone = withdrawals(ledger, model)
     for entry in reversed(ledger.entries(model=model, kinds=("outcome",))):
         if entry.body["outcome"] == "awaiting":
-            if entry.body["version"] != version:
+            if entry.body["version"] != version or entry.body["digest"] in gone:
                 break
             return entry.body
     raise ReleaseError(f"{model} v{version} does not await approval: look at `mlcicd history`")

@@ -34,6 +34,8 @@ NARROWER = {
     "double": {"float"},
 }
 EPOCHS = {"epoch_s": "s", "epoch_ms": "ms"}
+MOST_ROWS = 100_000_000  # of a file
+MORE_COLUMNS = 100  # than the contract has; up to so many are named
 OFFSET = r":.*(Z|[+-]\d\d(:?\d\d)?)$"
 # Years 1 to 9999, in microseconds: what Python's datetime can hold.
 FIRST_MOMENT, LAST_MOMENT = -62_135_596_800_000_000, 253_402_300_799_999_999
@@ -71,12 +73,14 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_file(path: Path, *, schema: "pa.Schema", time: TimeColumn | None) -> "pa.Table":
+def read_file(
+    path: Path, *, schema: "pa.Schema", time: TimeColumn | None, most: int = MOST_ROWS
+) -> "pa.Table":
     """Read a landing file strictly, as exactly `schema`; `time` is for a file of events.
 
     Raises:
         SchemaMismatch: columns, types or values are not those of the contract.
-        UnreadableFile: the file as a whole cannot be parsed.
+        UnreadableFile: the file as a whole cannot be parsed, or claims more than `most` rows.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -95,11 +99,19 @@ def read_file(path: Path, *, schema: "pa.Schema", time: TimeColumn | None) -> "p
             table = csv.read_csv(path, parse_options=quotes, convert_options=texts)
         else:
             with pq.ParquetFile(path) as file:
+                # A few bytes may stand for any number of rows.
+                if (rows := file.metadata.num_rows) > most:
+                    raise UnreadableFile(
+                        f"{path} holds {rows:,} rows: deliver at most {most:,} in a file, or raise "
+                        "contract.rows.max"
+                    )
                 table = file.read()
         _ = table.column_names  # decodes them
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         kind = "CSV in UTF-8" if is_csv else "Parquet"
         raise UnreadableFile(f"{path} is not {kind}: {error}; deliver it again") from error
+    if table.num_columns > len(schema) + MORE_COLUMNS:
+        raise UnreadableFile(f"{path} has {table.num_columns:,} columns; deliver it again")
     return normalise(table, schema=schema, time=time, what=str(path), is_text=is_csv)
 
 

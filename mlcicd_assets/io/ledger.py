@@ -14,7 +14,7 @@ from mlcicd_assets.ml.gate import policy_digest
 from mlcicd_assets.ml.policy import Gates
 from mlcicd_assets.ml.values import Outcome, Verdict
 
-Kind = Literal["policy", "verdict", "intent", "outcome", "approval", "override", "freeze"]
+Kind = Literal["policy", "verdict", "intent", "outcome", "approval", "override", "freeze", "recall"]
 MAKES_LIVE = {"released", "rolled_back"}
 
 
@@ -62,8 +62,14 @@ class Ledger(LedgerDatabase):
     accidents, not attackers. Edited rows are refused when they are read; `verify_chain` also
     finds removed ones, and with the heads written into pointers a ledger rewritten as a whole.
 
+    `definition` says by what definition of the model runs decide; intents and outcomes keep it.
+
     Every method raises LedgerError when the database does not answer or an entry was edited.
     """
+
+    def __init__(self, url: str, *, definition: str | None = None) -> None:
+        super().__init__(url)
+        self._definition = {"definition": definition} if definition else {}
 
     def head(self) -> Head:
         """Return the newest entry's number and hash; `EMPTY` when there is none."""
@@ -85,6 +91,8 @@ class Ledger(LedgerDatabase):
             LedgerMoved: the head is no longer `expected_seq`; nothing was written.
             ValueError: `body` has no JSON form (NaN has none).
         """
+        if kind in {"intent", "outcome"}:
+            body = {**self._definition, **body}
         with self._writing() as connection:
             head = _head(connection)
             if expected_seq is not None and head.seq != expected_seq:
@@ -186,6 +194,8 @@ class Ledger(LedgerDatabase):
         if outcome in MAKES_LIVE and (version is None or digest is None):
             raise LedgerError("a released outcome must name its version and digest: give both")
         body = {"outcome": outcome, "version": version, "digest": digest, "reason": reason}
+        # What an intent decided on may be another definition than that of the run that closes it.
+        more = more if intent_seq is None else {"definition": None, **more}
         body |= {"intent_seq": intent_seq, "data": dict(data), **more}
         return self.append(
             kind="outcome", model=model, body=body, run_id=run_id, expected_seq=expected_seq
@@ -208,8 +218,14 @@ class Ledger(LedgerDatabase):
 
     def last_outcome(self, model: str) -> Entry | None:
         """Return how the model's newest finished run ended."""
-        outcomes = self.entries(model=model, kinds=("outcome",))
-        return outcomes[-1] if outcomes else None
+        return next(iter(self.last_outcomes(model, limit=1)), None)
+
+    def last_outcomes(self, model: str, *, limit: int) -> list[Entry]:
+        """Return the model's newest outcomes, newest first; reads no more than that."""
+        is_one = (entries.c.model == model) & (entries.c.kind == "outcome")
+        query = sa.select(entries).where(is_one).order_by(entries.c.seq.desc()).limit(limit)
+        with self._reading() as connection:
+            return [_entry(row) for row in connection.execute(query).mappings()]
 
     def models(self) -> list[str]:
         """Return the names of all models that the ledger knows, sorted."""

@@ -1,16 +1,17 @@
 """The ledger database: its engine and tables, and the two side tables that only remember."""
 
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
 from mlcicd_assets.ml.errors import LedgerError
+from mlcicd_assets.ml.values import Trial
 
 metadata = sa.MetaData()
 
@@ -52,6 +53,32 @@ seen_tables = sa.Table(
     sa.Column("uri", sa.Text, primary_key=True),
     sa.Column("version", sa.BigInteger, nullable=False),
     *_texts("table_id", "fingerprint", "commit"),
+)
+
+trials = sa.Table(
+    "trials",
+    metadata,
+    sa.Column("training_key", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("parameters", sa.JSON, nullable=False),
+    sa.Column("score", sa.Float, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+)
+
+reuses = sa.Table(
+    "reuses",
+    metadata,
+    sa.Column("training_key", sa.Text, primary_key=True),
+    sa.Column("run_id", sa.Text, primary_key=True),
+    sa.Column("seconds", sa.Float, nullable=False),
+    *_texts("model", "at"),
+)
+
+file_sums = sa.Table(
+    "file_sums",
+    metadata,
+    *[sa.Column(name, sa.Text, primary_key=True) for name in ("table_id", "recipe", "path")],
+    sa.Column("days", sa.Text, nullable=False),
 )
 
 # Against accidents only: who may write the file can drop these. `verify_chain` finds that.
@@ -128,6 +155,51 @@ class LedgerDatabase:
             if known is None:
                 connection.execute(trained.insert().values(asdict(record)))
         return known or record
+
+    def trials(self, training_key: str) -> dict[int, Trial]:
+        """Return the finished trials of this training's search, by number."""
+        columns = [column for column in trials.c if column.name != "training_key"]
+        query = sa.select(*columns).where(trials.c.training_key == training_key)
+        with self._reading() as connection:
+            return {row["number"]: Trial(**row) for row in connection.execute(query).mappings()}
+
+    def remember_trial(self, training_key: str, trial: Trial) -> None:
+        """Keep a finished trial, once."""
+        self._keep(trials, {"training_key": training_key, **asdict(trial)})
+
+    def remember_reuse(self, known: TrainedRecord, run_id: str) -> None:
+        """Keep that a run trained nothing because the key was known, once for each run."""
+        saved = {"model": known.model, "seconds": known.seconds, "at": utc_now()}
+        self._keep(reuses, {"training_key": known.training_key, "run_id": run_id, **saved})
+
+    def saved_seconds(self, model: str) -> float:
+        """Return the CPU seconds that known keys of this model have saved so far."""
+        query = sa.select(sa.func.sum(reuses.c.seconds)).where(reuses.c.model == model)
+        with self._reading() as connection:
+            return connection.execute(query).scalar() or 0.0
+
+    def _keep(self, table: sa.Table, row: dict[str, Any]) -> None:
+        same = sa.and_(*(column == row[column.name] for column in table.primary_key))
+        with self._writing() as connection:
+            if connection.execute(sa.select(table).where(same)).first() is None:
+                connection.execute(table.insert().values(row))
+
+    def file_sums(self, table_id: str, recipe: str) -> dict[str, str]:
+        """Return what is remembered of a table's files, by path (see io/content.py)."""
+        same = (file_sums.c.table_id == table_id) & (file_sums.c.recipe == recipe)
+        query = sa.select(file_sums.c.path, file_sums.c.days).where(same)
+        with self._reading() as connection:
+            return {row.path: row.days for row in connection.execute(query)}
+
+    def remember_file_sums(self, table_id: str, recipe: str, sums: Mapping[str, str]) -> None:
+        """Keep these; a path already known is replaced."""
+        names = {"table_id": table_id, "recipe": recipe}
+        rows = [{**names, "path": path, "days": days} for path, days in sums.items()]
+        same = [file_sums.c[name] == sa.bindparam(f"b_{name}") for name in (*names, "path")]
+        with self._writing() as connection:
+            keys = [{f"b_{name}": row[name] for name in (*names, "path")} for row in rows]
+            connection.execute(file_sums.delete().where(*same), keys)
+            connection.execute(file_sums.insert(), rows)
 
     def seen_files(self, folder: str) -> dict[str, SeenFile]:
         """Return the files of this landing folder dealt with so far, by name."""

@@ -16,12 +16,13 @@ from mlcicd_assets.io.releases import (
     Pointer,
     pointer_path,
     read_pointer,
+    recall_note,
     release_notes,
     swap_pointer,
 )
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.io.smoke import smoke_test
-from mlcicd_assets.io.store import Place, listing, read, remove, write
+from mlcicd_assets.io.store import Place, listing, read, remove, stamp, write
 from mlcicd_assets.ml.errors import ReleaseError
 
 Target = tuple[int, str]
@@ -113,10 +114,15 @@ def complete(root: Place, note: OfflineRollback) -> None:
 
 def _stored(root: Place, pointer: Pointer, to: int | None) -> Target:
     """Find a release in the store: the one before by the pointer, or `to` by the release notes."""
-    if to is None and pointer.previous_version is not None and pointer.previous_digest is not None:
-        return pointer.previous_version, pointer.previous_digest
+
+    def is_good(digest: str) -> bool:
+        return not stamp(recall_note(root, pointer.model, digest))
+
+    version, digest = pointer.previous_version, pointer.previous_digest
+    if to is None and version is not None and digest is not None and is_good(digest):
+        return version, digest
     notes = [msgspec.json.decode(read(one) or b"") for one in release_notes(root, pointer.model)]
-    stored = {note["version"]: note["digest"] for note in notes}
+    stored = {note["version"]: note["digest"] for note in notes if is_good(note["digest"])}
     if to is None or to not in stored or to == pointer.version:
         known = ", ".join(f"v{version}" for version in sorted(stored) if version != pointer.version)
         raise ReleaseError(f"name the version to go back to with --to; the store has: {known}")

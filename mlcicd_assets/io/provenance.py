@@ -51,7 +51,7 @@ def lineage_of(candidate: ModelVersionRef) -> dict[str, Any]:
         "training_key": candidate.training_key,
         "mlflow_run_id": candidate.mlflow_run_id,
         "features": str(data.features),
-        "features_fingerprint": data.features.fingerprint,
+        "features_fingerprint": data.fingerprint,
         "events": str(data.raw.events),
         "labels": str(data.raw.labels) if data.raw.labels else None,
         "as_of": data.as_of,

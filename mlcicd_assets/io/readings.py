@@ -48,6 +48,7 @@ def in_words(entry: Entry) -> str:
     """Put a verdict or decision into one line: when, which entry, what, version, who, why."""
     body, by = entry.body, entry.body.get("by") or f"run {entry.run_id}"
     until = str(body.get("expires") or body.get("until"))[:16]
+    recalled = [f"v{number}" for number in sorted(filter(None, _models(entry).values()))]
     how = body.get("how") if body.get("authenticated") else f"{body.get('how')}, unauthenticated"
     what = {
         "verdict": f"gate {body.get('gate')} {'passed' if body.get('passed') else 'FAILED'}: "
@@ -57,6 +58,7 @@ def in_words(entry: Entry) -> str:
         "approval": f"approval until {until} ({how})",
         "override": f"override of gate {body.get('gate')} until {until}",
         "freeze": f"freeze until {until}",
+        "recall": f"recall of {', '.join(recalled) or 'no model'}",
     }[entry.kind]
     what += f" v{body['version']}" if body.get("version") else ""
     what += f", offline, booked {entry.at[:16]}" if body.get("offline_id") else ""
@@ -106,7 +108,7 @@ def case_of(entries: Sequence[Entry], version: int) -> Case:
     newest = {(e.body["gate"], e.body["subject"]): e for e in judged if e.body["policy"] == policy}
     freezes = [e for e in entries if e.kind == "freeze" and e.seq < basis.seq][-1:]
     said = [e for e in freezes if not is_over(e.body["until"], _time(decision))]
-    said += [e for e in history(entries) if e.body.get("digest") == digest]
+    said += [e for e in history(entries) if e.body.get("digest") == digest or digest in _models(e)]
     for entry in entries:
         body = entry.body
         if entry.kind == "override" and body["policy"] == policy:
@@ -128,12 +130,21 @@ def lineage(entries: Sequence[Entry], version: int) -> dict[str, Any]:
 
 
 def alarms(entries: Sequence[Entry]) -> list[Entry]:
-    """Return what must be seen now: overrides and a freeze in force, an approval awaited."""
+    """Return what must be seen now: overrides, a freeze, a recalled live version, an approval."""
     about = [e for e in entries if e.kind == "outcome" and e.body["version"] is not None]
     freezes = [e for e in entries if e.kind == "freeze"]
     told = [e for e in entries if e.kind == "override" and not is_over(e.body["expires"])]
     told += [e for e in freezes[-1:] if not is_over(e.body["until"])]
-    return told + [e for e in about[-1:] if e.body["outcome"] == "awaiting"]
+    live = [entry.body["digest"] for _, entry in reigns(entries)[-1:]]
+    told += [e for e in entries if any(digest in _models(e) for digest in live)]
+    gone = {digest for e in entries for digest in _models(e)}
+    awaited = [e for e in about[-1:] if e.body["outcome"] == "awaiting"]
+    return told + [e for e in awaited if e.body["digest"] not in gone]
+
+
+def _models(entry: Entry) -> dict[str, int | None]:
+    """Return what an entry recalled: versions by their digests."""
+    return entry.body["models"] if entry.kind == "recall" else {}
 
 
 def _time(entry: Entry) -> datetime:

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from mlcicd_assets.io.ledger_tables import TrainedRecord, utc_now
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.errors import BundleError
 from mlcicd_assets.ml.extensions import trusted_types
-from mlcicd_assets.ml.values import TableVersion
+from mlcicd_assets.ml.values import TableVersion, Trial
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -35,8 +36,25 @@ def client(settings: Settings) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # Its default is to try for minutes: a rollback must not wait for a server that is down.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    _make_database(settings)
     mlflow.set_tracking_uri(settings.tracking_uri)
     return MlflowClient()
+
+
+def _make_database(settings: Settings) -> None:
+    """Give MLflow a whole SQLite database: it cannot go on with one that was cut off in making."""
+    path = Path(settings.tracking_uri.removeprefix("sqlite:///"))
+    if not settings.tracking_uri.startswith("sqlite:///") or path.exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    new = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        SqlAlchemyStore(f"sqlite:///{new}", settings.artifact_root).engine.dispose()
+        with suppress(FileExistsError):  # another run was as fast
+            path.hardlink_to(new)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def ensure_experiment(settings: Settings, name: str) -> None:
@@ -78,18 +96,10 @@ def register(
     metrics: dict[str, float],
     dataset: TableVersion,
 ) -> TrainedRecord:
-    """Log one training to the active MLflow run and register it as the candidate.
+    """Log one training to the run of `tracked` (dagster-mlflow) and register it as the candidate.
 
-    Args:
-        settings: where MLflow is.
-        tracked: dagster-mlflow's resource (all of mlflow's functions, one run a Dagster run).
-        pipeline: the fitted scikit-learn pipeline, kept as a skops file.
-        model: name of the registered model.
-        tags: training key, bundle digest and seconds, by which `find_version` finds it again,
-            and whatever else says where it came from.
-        params: what was asked for.
-        metrics: what came out.
-        dataset: the pinned feature table.
+    The pipeline is kept as a skops file. `find_version` finds it again by the training key, bundle
+    digest and seconds among `tags`.
     """
     run_id = str(tracked.active_run().info.run_id)
     tracked.log_params(params)
@@ -115,6 +125,13 @@ def register(
     if found is None:
         raise BundleError(f"{model} v{made.version} was registered and is not found: run it again")
     return found
+
+
+def log_trial(tracked: Any, trial: Trial, metric: str) -> None:
+    """Log one trial of a search as a child of the active MLflow run."""
+    with tracked.start_run(run_name=f"trial {trial.number + 1}", nested=True):
+        tracked.log_params(trial.parameters)
+        tracked.log_metrics({metric: trial.score, SECONDS_TAG: trial.seconds})
 
 
 def set_alias(settings: Settings, model: str, alias: str, version: int) -> None:

@@ -3,6 +3,7 @@
 <root>/<model>/pointer.json                     which bundle is live
 <root>/<model>/bundles/<digest>/                immutable (io/bundle.py)
 <root>/<model>/bundles/<digest>.release.json    what the ledger said at its release
+<root>/<model>/bundles/<digest>.recall.json     who recalled it: it must not be live again
 """
 
 import re
@@ -98,6 +99,11 @@ def release_notes(root: Place, model: str) -> list[Place]:
     """Return where the model's notes are."""
     folder = pointer_path(root, model).parent / "bundles"
     return [folder / name for name in listing(folder) if name.endswith(".release.json")]
+
+
+def recall_note(root: Place, model: str, digest: str) -> Place:
+    """Return where it stands that a bundle was recalled; offline there is no ledger to ask."""
+    return bundle_folder(root, model, digest).with_name(f"{digest}.recall.json")
 
 
 def _change(

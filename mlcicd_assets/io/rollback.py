@@ -2,11 +2,12 @@
 
 import uuid
 from collections.abc import Callable
+from typing import Literal
 
 from mlcicd_assets.io.bundle import load_bundle
 from mlcicd_assets.io.carrier import Carrier
-from mlcicd_assets.io.decisions import withdrawals
-from mlcicd_assets.io.ledger import MAKES_LIVE, Ledger
+from mlcicd_assets.io.decisions import recalls, withdrawals
+from mlcicd_assets.io.ledger import MAKES_LIVE, Head, Ledger, Live
 from mlcicd_assets.io.offline import OfflineRollback, Target, complete, pending_notes
 from mlcicd_assets.io.operators import require_operator
 from mlcicd_assets.io.settings import Settings
@@ -37,29 +38,51 @@ def rollback(
     book_offline(settings, ledger, model, run_id=run_id)
     while True:
         head = carrier.settled_head(model)
-        live, last = ledger.live(model), ledger.last_outcome(model)
-        if live is None or last is None:
+        live = ledger.live(model)
+        if live is None:
             raise ReleaseError(f"'{model}' has no release yet: there is nothing to roll back")
-        version, digest = earlier(ledger, model, live.digest, to)
-        load_bundle(settings.releases, model, digest)
-        body = {
-            "action": "rollback",
-            "version": version,
-            "digest": digest,
-            "previous_version": live.version,
-            "previous_digest": live.digest,
-            "reason": reason,
-            "by": by,
-            "data": last.body["data"],
-        }
+        target = earlier(ledger, model, live.digest, to)
         try:
-            intent = ledger.append(
-                kind="intent", model=model, body=body, run_id=run_id, expected_seq=head.seq
-            )
+            move_back(carrier, head, live, target, model=model, reason=reason, by=by)
         except LedgerMoved:
             continue  # someone released meanwhile: look again at what is live now
-        carrier.carry_out(intent)
-        return version, digest
+        return target
+
+
+def move_back(
+    carrier: Carrier,
+    head: Head,
+    live: Live,
+    target: Target,
+    *,
+    model: str,
+    reason: str,
+    by: str,
+    action: Literal["rollback", "recall"] = "rollback",
+) -> None:
+    """Book that `target` shall be live in place of `live`, and carry it out.
+
+    Raises:
+        LedgerMoved: the ledger is no longer at `head`; nothing was written.
+        ReleaseError, BundleError: as in `Carrier.carry_out`.
+    """
+    version, digest = target
+    load_bundle(carrier.settings.releases, model, digest)
+    last = carrier.ledger.last_outcome(model)
+    body = {
+        "action": action,
+        "version": version,
+        "digest": digest,
+        "previous_version": live.version,
+        "previous_digest": live.digest,
+        "reason": reason,
+        "by": by,
+        "data": last.body["data"] if last else {},
+    }
+    intent = carrier.ledger.append(
+        kind="intent", model=model, body=body, run_id=carrier.run_id, expected_seq=head.seq
+    )
+    carrier.carry_out(intent)
 
 
 def book_offline(settings: Settings, ledger: Ledger, model: str, *, run_id: str) -> list[str]:
@@ -136,7 +159,8 @@ def _book(ledger: Ledger, note: OfflineRollback, *, run_id: str) -> None:
                 run_id=run_id,
                 expected_seq=head.seq,
                 by=note.by,
-                withdrawn=note.withdrawn,
+                # What was left for a recalled version is the way back from it.
+                withdrawn=None if note.digest in recalls(ledger, note.model) else note.withdrawn,
                 alias="due",
                 offline_id=note.id,
                 effective_at=note.at,

@@ -147,6 +147,14 @@ def listing(folder: Place) -> dict[str, int | None]:
     return {path.rpartition("/")[2]: size for path, size in sorted(sizes.items())}
 
 
+def is_empty(place: Place) -> bool:
+    """Tell whether a file is there and holds nothing, at the price of one look."""
+    if isinstance(place, Path):
+        return place.is_file() and not place.stat().st_size
+    meta = _ask(place, lambda storage: storage.head(place.key))
+    return meta is not None and not meta["size"]
+
+
 def stamp(place: Place) -> str:
     """Return a text that changes with the file, at the price of one look; empty: nothing there."""
     if isinstance(place, Path):

@@ -10,7 +10,7 @@ import hashlib
 from mlcicd_assets.io.delta import open_table
 from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.ledger_tables import SeenTable
-from mlcicd_assets.io.store import listing, place_at, read, remove
+from mlcicd_assets.io.store import is_empty, listing, place_at, read, remove
 from mlcicd_assets.ml.errors import TableRewound
 from mlcicd_assets.ml.values import TableVersion
 
@@ -62,7 +62,7 @@ def repair(ledger: Ledger, uri: str) -> str | None:
     """
     log, told = place_at(uri) / "_delta_log", list[str]()
     commits = sorted(name for name in listing(log) if name.endswith(".json"))
-    while commits and listing(log)[commits[-1]] == 0:
+    while commits and is_empty(log / commits[-1]):
         told.append(f"removed the empty commit {commits[-1]}")
         remove(log / commits.pop())
     try:

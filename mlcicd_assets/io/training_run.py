@@ -1,22 +1,23 @@
 """Train once per training key: reuse what is known, else fit, bundle, register, remember."""
 
-import fcntl
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from mlcicd_assets.io.bundle import Bundle, load_bundle, write_bundle
-from mlcicd_assets.io.delta import scan
+from mlcicd_assets.io.feature_run import load_features
 from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.ledger_tables import TrainedRecord
+from mlcicd_assets.io.locks import one_at_a_time
 from mlcicd_assets.io.provenance import code_state
+from mlcicd_assets.io.record import write_record
 from mlcicd_assets.io.registry import (
     DIGEST_TAG,
     KEY_TAG,
     SECONDS_TAG,
     find_version,
+    log_trial,
     register,
 )
 from mlcicd_assets.io.releases import bundle_folder
@@ -26,10 +27,11 @@ from mlcicd_assets.ml.errors import BundleError
 from mlcicd_assets.ml.estimator import column_arrays, own_estimator
 from mlcicd_assets.ml.export import export_model
 from mlcicd_assets.ml.schema import feature_columns, feature_definitions
+from mlcicd_assets.ml.search import chosen_spec, search
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.splitting import Split, split_frame
-from mlcicd_assets.ml.training import Fitted, fit, training_key
-from mlcicd_assets.ml.values import FeatureSet, ModelVersionRef
+from mlcicd_assets.ml.training import Fitted, fit, search_metric, training_key
+from mlcicd_assets.ml.values import FeatureSet, ModelVersionRef, Trial
 
 GOLDEN_ROWS = 200
 
@@ -47,7 +49,7 @@ class MadeModel:
 
 def load_split(data: FeatureSet, spec: PipelineSpec) -> Split:
     """Read a pinned feature table and split it; equal inputs give equal rows everywhere."""
-    frame = scan(data.features).collect()
+    frame = load_features(data, spec)
     return split_frame(frame, spec, datetime.fromisoformat(data.as_of))
 
 
@@ -57,18 +59,11 @@ def find_or_train(
     spec: PipelineSpec,
     data: FeatureSet,
     *,
+    run_id: str,
     open_tracking: Callable[[], Any],
     tell: Callable[[str], None],
 ) -> MadeModel:
-    """Return the version for this training key; train only if there is none.
-
-    Args:
-        settings: this environment.
-        ledger: remembers which key gave which version.
-        spec: the model.
-        data: the pinned features.
-        open_tracking: opens the MLflow run; called only when something is trained.
-        tell: progress for people.
+    """Return the version for this training key; train, in a run of MLflow, only if there is none.
 
     Raises:
         NotEnoughData: too few mature rows.
@@ -76,54 +71,63 @@ def find_or_train(
     """
     split = load_split(data, spec)
     key = training_key(split.train, spec)
-    with _one_at_a_time(settings, spec.name):
-        return _find_or_train(
-            settings, ledger, spec, data, split, key, open_tracking=open_tracking, tell=tell
+    # Of two overlapping runs the second waits, and then finds the key known. Across machines
+    # `UNIQUE(training_key)` still leaves one winner, at the price of a second training.
+    with one_at_a_time(settings, spec.name):
+        known = _known(settings, ledger, spec.name, key)
+        tracked = open_tracking() if known is None else None
+        chosen, spent = _search(ledger, spec, split, key, tracked=tracked, tell=tell)
+        is_new = known is None or not listing(
+            bundle_folder(settings.releases, spec.name, known.digest)
         )
+        if known is not None and not is_new:
+            bundle = load_bundle(settings.releases, spec.name, known.digest)
+            ledger.remember_reuse(known, run_id)
+            saved = f"{known.seconds:.1f} CPU s saved"
+            tell(f"training key {key[:12]} is known: v{known.version}, {saved}")
+        else:
+            tell(f"training {spec.training.estimator} on {split.train.height:,} rows")
+            fitted = fit(split.train, chosen_spec(spec, chosen))
+            fitted = replace(fitted, seconds=fitted.seconds + spent)
+            bundle = make_bundle(settings, spec, split, fitted)
+            write_record(settings, bundle.digest, spec, data, split, key, chosen)
+            if known is None:
+                made = _register(settings, spec, data, split, fitted, bundle, key, chosen, tracked)
+                known = ledger.remember_trained(made)
+            elif bundle.digest != known.digest:
+                raise BundleError(
+                    f"the bundle of {spec.name} v{known.version} is lost and training again gave "
+                    "another one: restore the release store from its backup"
+                )
+    version, digest, run = known.version, known.digest, known.mlflow_run_id
+    model = ModelVersionRef(spec.name, version, digest, key, run, data, chosen)
+    return MadeModel(model, is_new, known.seconds, split, bundle.threshold)
 
 
-def _find_or_train(
-    settings: Settings,
+def _search(
     ledger: Ledger,
     spec: PipelineSpec,
-    data: FeatureSet,
     split: Split,
     key: str,
     *,
-    open_tracking: Callable[[], Any],
+    tracked: Any,
     tell: Callable[[str], None],
-) -> MadeModel:
-    known = _known(settings, ledger, spec.name, key)
-    if known is not None and listing(bundle_folder(settings.releases, spec.name, known.digest)):
-        bundle = load_bundle(settings.releases, spec.name, known.digest)
-        tell(f"training key {key[:12]} is known: v{known.version}, {known.seconds:.1f} CPU s saved")
-        return _made(known, data, split, bundle, trained_now=False)
-    tell(f"training {spec.training.estimator} on {split.train.height:,} rows")
-    fitted = fit(split.train, spec)
-    bundle = make_bundle(settings, spec, split, fitted)
-    if known is not None:
-        if bundle.digest != known.digest:
-            raise BundleError(
-                f"the bundle of {spec.name} v{known.version} is lost and training again gave "
-                "another one: restore the release store from its backup"
-            )
-        return _made(known, data, split, bundle, trained_now=True)
-    made = _register(settings, spec, data, split, fitted, bundle, key, open_tracking())
-    return _made(ledger.remember_trained(made), data, split, bundle, trained_now=True)
-
-
-@contextmanager
-def _one_at_a_time(settings: Settings, model: str) -> Generator[None]:
-    """Of two overlapping runs the second waits, and then finds the key known.
-
-    The system releases the lock when its process dies. Across machines `UNIQUE(training_key)`
-    in the ledger still leaves one winner, at the price of a second training.
-    """
-    path = settings.home / "locks" / f"{model}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+) -> tuple[dict[str, Any], float]:
+    """Return what the spec's search chose, and its CPU seconds; no finished trial is made again."""
+    if (wanted := spec.training.search) is None:
+        return {}, 0.0
+    done, metric = ledger.trials(key), search_metric(spec)
+    trials: list[Trial] = []
+    for trial in search(split.train, spec, wanted, done):
+        trials.append(trial)
+        if trial.number not in done:
+            ledger.remember_trial(key, trial)
+            told = f"{metric} {trial.score:.4f} with {trial.parameters}"
+            tell(f"trial {len(trials)} of {wanted.trials}: {told}")
+        if tracked is not None:
+            log_trial(tracked, trial, metric)
+    best = max(trials, key=lambda trial: trial.score)  # of equals the first
+    return best.parameters, sum(trial.seconds for trial in trials)
 
 
 def _known(settings: Settings, ledger: Ledger, model: str, key: str) -> TrainedRecord | None:
@@ -158,6 +162,7 @@ def _register(
     fitted: Fitted,
     bundle: Bundle,
     key: str,
+    chosen: dict[str, Any],
     tracked: Any,
 ) -> TrainedRecord:
     return register(
@@ -170,7 +175,7 @@ def _register(
             DIGEST_TAG: bundle.digest,
             SECONDS_TAG: str(fitted.seconds),
             "features_table": str(data.features),
-            "features_fingerprint": data.features.fingerprint,
+            "features_fingerprint": data.fingerprint,
             "as_of": data.as_of,
             **code_state().as_tags(),
         },
@@ -180,7 +185,7 @@ def _register(
             "threads": spec.training.threads,
             "train_from": split.train_from.isoformat(),
             "train_until": split.train_until.isoformat(),
-            **{f"parameters.{name}": v for name, v in spec.training.parameters.items()},
+            **{f"parameters.{n}": v for n, v in (spec.training.parameters | chosen).items()},
         },
         metrics={
             "train_rows": split.train.height,
@@ -189,17 +194,3 @@ def _register(
         },
         dataset=data.features,
     )
-
-
-def _made(
-    record: TrainedRecord, data: FeatureSet, split: Split, bundle: Bundle, *, trained_now: bool
-) -> MadeModel:
-    model = ModelVersionRef(
-        model=record.model,
-        version=record.version,
-        digest=record.digest,
-        training_key=record.training_key,
-        mlflow_run_id=record.mlflow_run_id,
-        data=data,
-    )
-    return MadeModel(model, trained_now, record.seconds, split, bundle.threshold)

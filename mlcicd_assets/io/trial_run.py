@@ -4,9 +4,9 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mlcicd_assets.io.delta import pin, replace, scan
+from mlcicd_assets.io.delta import pin, scan
 from mlcicd_assets.io.evaluation_run import Evaluation, evaluate
 from mlcicd_assets.io.feature_run import make_features
 from mlcicd_assets.io.ingest import judge_file, source_uri
@@ -16,8 +16,10 @@ from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.io.training_run import load_split, make_bundle
 from mlcicd_assets.ml.contract import event_schema, label_schema
 from mlcicd_assets.ml.errors import DataError
+from mlcicd_assets.ml.search import chosen_spec, search
 from mlcicd_assets.ml.sections import Source
 from mlcicd_assets.ml.spec import PipelineSpec
+from mlcicd_assets.ml.splitting import Split
 from mlcicd_assets.ml.training import fit, training_key
 from mlcicd_assets.ml.values import ModelVersionRef, RawData, TableVersion, Verdict
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 FEATURE_ROWS = 20
+TRIALS = 3  # of a search, at most
 Tell = Callable[[str, Sequence[Verdict]], None]
 
 
@@ -50,25 +53,35 @@ def try_out(
             newest = every
             if name == "raw" and every.height > FEATURE_ROWS * rows:
                 newest = every.top_k(FEATURE_ROWS * rows, by=spec.time.column)
-            pinned[name] = replace(f"{home}/lake/{name}", newest, metadata={}, key="try")
+            pinned[name] = _keep(f"{home}/lake/{name}", newest)
             kept = f", kept the newest {newest.height:,}: see --rows" if newest is not every else ""
             tell(f"read {name}: {every.height:,} rows{kept}", refused)
         raw = RawData(pinned["raw"], pinned.get("labels"))
         made = make_features(own, spec, raw, run_id="try")
         tell(f"made features of {made.data.features.rows:,} rows", made.verdicts)
         drawn = draw(scan(made.data.features).collect(), spec, rows)
-        sample = replace(f"{home}/lake/drawn", drawn, metadata={}, key="try")
+        sample = _keep(f"{home}/lake/drawn", drawn)
         features = dataclasses.replace(made.data, features=sample)
         split = load_split(features, spec)
-        fitted = fit(split.train, spec)
+        chosen = _search(spec, split, tell)
+        fitted = fit(split.train, chosen_spec(spec, chosen))
         bundle = make_bundle(own, spec, split, fitted)
         parts = f"{split.train.height:,} rows, held out {split.holdout.height:,}"
         tell(f"drew {drawn.height:,} rows, trained {spec.training.estimator} on {parts}", ())
         key = training_key(split.train, spec)
-        model = ModelVersionRef(spec.name, 0, bundle.digest, key, "", features)
+        model = ModelVersionRef(spec.name, 0, bundle.digest, key, "", features, chosen)
         evaluation = evaluate(own, spec, model, live=None, pipeline=fitted.pipeline)
         tell("judged the model, served it on trial", evaluation.verdicts)
         return evaluation
+
+
+def _search(spec: PipelineSpec, split: Split, tell: Tell) -> dict[str, Any]:
+    if (wanted := spec.training.search) is None:
+        return {}
+    few = wanted.model_copy(update={"trials": min(TRIALS, wanted.trials)})
+    best = max(search(split.train, spec, few, {}), key=lambda trial: trial.score)
+    tell(f"tried {few.trials} of the {wanted.trials} trials of its search", ())
+    return best.parameters
 
 
 def draw(features: "pl.DataFrame", spec: PipelineSpec, rows: int) -> "pl.DataFrame":
@@ -79,6 +92,11 @@ def draw(features: "pl.DataFrame", spec: PipelineSpec, rows: int) -> "pl.DataFra
         return features
     order = features.select(pl.struct(spec.key).hash()).to_series()
     return features.filter(order.rank("ordinal") <= rows)
+
+
+def _keep(uri: str, frame: "pl.DataFrame") -> TableVersion:
+    frame.write_delta(uri)
+    return pin(uri)
 
 
 def _read(

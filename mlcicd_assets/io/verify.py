@@ -15,12 +15,13 @@ from mlcicd_assets.io.offline import pending_notes
 from mlcicd_assets.io.readings import reigns
 from mlcicd_assets.io.registry import CHAMPION, client
 from mlcicd_assets.io.releases import models_in, pointer_path, read_pointer, release_notes
+from mlcicd_assets.io.retention import held, missing_files
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.io.store import read, stamp
-from mlcicd_assets.ml.errors import BundleError, LedgerError, ReleaseError
+from mlcicd_assets.ml.errors import BundleError, DataError, LedgerError, ReleaseError
 
 # The last two come from a text that a flipped byte turned into a number or into bytes.
-DAMAGE = (LedgerError, ReleaseError, BundleError, exc.DBAPIError, TypeError, ValueError)
+DAMAGE = (LedgerError, ReleaseError, BundleError, DataError, exc.DBAPIError, TypeError, ValueError)
 
 
 def verify(
@@ -42,7 +43,7 @@ def verify(
     if model is not None and model not in known:
         raise ReleaseError(f"there is no model '{model}', only: {', '.join(sorted(known))}")
     for name in sorted(known) if model is None else [model]:
-        for part in (_bundles, _live, _loose_ends):
+        for part in (_bundles, _tables, _live, _loose_ends):
             problems += [f"{name}: {one}" for one in _tried(part(settings, ledger, name))]
         try:
             problems += [f"{name}: {one}" for one in _alias(settings, ledger, name)]
@@ -94,6 +95,12 @@ def _bundles(settings: Settings, ledger: Ledger, model: str) -> Iterator[str]:
             check_golden(load_bundle(settings.releases, model, digest))
         except (BundleError, ReleaseError) as error:
             yield f"bundle {digest[:12]}: {error}"
+
+
+def _tables(settings: Settings, ledger: Ledger, model: str) -> Iterator[str]:
+    """Look for every file of the table versions that must stay readable."""
+    for table, why in held(settings, ledger, model):
+        yield from (f"{one} ({why})" for one in _tried(missing_files(table)))
 
 
 def _live(settings: Settings, ledger: Ledger, model: str) -> Iterator[str]:

@@ -1,9 +1,11 @@
 """The data contract: exact Arrow schemas, and the rules that every row of a batch must meet."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import numpy as np
 
 from mlcicd_assets.ml.errors import SchemaMismatch, SpecError
 from mlcicd_assets.ml.sections import ContractColumn, Label, OnBreak, RowRule
@@ -12,6 +14,9 @@ from mlcicd_assets.ml.spec import PipelineSpec
 if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
+
+
+DAY, HASH = "mlcicd_day", "__hash"
 
 
 @dataclass(frozen=True)
@@ -114,14 +119,17 @@ def check_rules(spec: PipelineSpec) -> None:
         raise SpecError(f"contract of '{spec.name}': {'; '.join(faults)}")
 
 
-def check_batch(frame: "pl.DataFrame", spec: PipelineSpec) -> ContractReport:
+def check_batch(
+    frame: "pl.DataFrame", spec: PipelineSpec, taken: "pl.DataFrame | None" = None
+) -> ContractReport:
     """Split a batch of exactly `event_schema` into good and quarantined rows.
 
-    A repeated key keeps its first row by event time, then by input order.
+    A repeated key keeps its first row by event time, then by all its columns; none when it is
+    among the keys already `taken`.
     """
     import polars as pl
 
-    rules = list(_rules(spec))
+    rules = [*_rules(spec), _unique_key(frame, spec, taken)]
     # By number: a rule may have the name of a column, or of another rule.
     met = frame.select(rule.good.alias(str(number)) for number, rule in enumerate(rules))
     is_good = met.select(pl.all_horizontal(pl.all())).to_series()
@@ -134,14 +142,49 @@ def check_batch(frame: "pl.DataFrame", spec: PipelineSpec) -> ContractReport:
     )
     counts = quarantined["broken_rules"].explode(empty_as_null=False).value_counts(sort=True)
     broken = dict(counts.iter_rows())
-    fatal = {rule.name for rule in rules if rule.on_break == "fail"} & broken.keys()
+    failures = batch_failures(broken, frame.height, spec)
+    return ContractReport(frame.filter(is_good), quarantined, broken, failures, frame.height)
+
+
+def batch_failures(
+    broken: Mapping[str, int], rows: int, spec: PipelineSpec
+) -> tuple[RuleBreak, ...]:
+    """Return what fails a whole batch of `rows` rows, of which so many broke each rule."""
+    on_break = [(rule.name, rule.on_break) for rule in _rules(spec)]
+    on_break.append(("unique_key", spec.contract.unique_key))
+    fatal = {name for name, then in on_break if then == "fail"} & broken.keys()
     failures = [RuleBreak(rule, f"{broken[rule]} rows", "0 rows") for rule in sorted(fatal)]
     bounds = spec.contract.rows
-    if not bounds.min <= frame.height <= bounds.max:
+    if not bounds.min <= rows <= bounds.max:
         threshold = f"{bounds.min} to {bounds.max} rows"
-        failures.append(RuleBreak("rows", f"{frame.height} rows", threshold))
-    good = frame.filter(is_good)
-    return ContractReport(good, quarantined, broken, tuple(failures), frame.height)
+        failures.append(RuleBreak("rows", f"{rows} rows", threshold))
+    return tuple(failures)
+
+
+def find_twins(
+    keys: "pl.LazyFrame", wanted: "pl.DataFrame | None", names: list[str]
+) -> "pl.DataFrame":
+    """Return the `wanted` keys (None: all) that stand on several days, once for each of its days.
+
+    `keys` has the key columns, which are the `names`, and `DAY`.
+    """
+    import polars as pl
+
+    if wanted is None:
+        # By hashes first: of so many keys no table fits into memory.
+        hashed = keys.with_columns(pl.struct(names).hash().alias(HASH))
+        hashes = np.sort(hashed.select(HASH).collect(engine="streaming")[HASH].to_numpy())
+        twice = pl.Series(HASH, hashes[1:][hashes[1:] == hashes[:-1]]).unique().to_frame()
+        found = hashed.join(twice.lazy(), on=HASH, how="semi").drop(HASH)
+    else:
+        # Files without a key in this range need not be read.
+        one = pl.col(names[0])
+        near = one.is_between(wanted[names[0]].min(), wanted[names[0]].max())
+        if wanted[names[0]].null_count():
+            near |= one.is_null()
+        found = keys.filter(near).join(wanted.lazy(), on=names, how="semi", nulls_equal=True)
+    days = found.unique().collect(engine="streaming")
+    return days.filter(days.select(names).is_duplicated())
 
 
 def _arrow_type(kind: str) -> "pa.DataType":
@@ -165,10 +208,25 @@ def _rules(spec: PipelineSpec) -> Iterator[_Rule]:
     for rule in spec.contract.rules:
         # A rule that cannot be answered is broken.
         yield _Rule(rule.name, pl.sql_expr(rule.check).fill_null(False), rule.on_break)
-    time = spec.time.column
-    first = pl.struct(spec.key).sort_by(time, maintain_order=True).is_first_distinct()
-    in_input_order = first.sort_by(pl.int_range(pl.len()).sort_by(time, maintain_order=True))
-    yield _Rule("unique_key", in_input_order, spec.contract.unique_key)
+
+
+def _unique_key(frame: "pl.DataFrame", spec: PipelineSpec, taken: "pl.DataFrame | None") -> _Rule:
+    """Make the rule for the rows of this very frame."""
+    import polars as pl
+
+    key, number = list(spec.key), "__number"
+    keys = frame.select(key)
+    is_first = ~keys.is_duplicated()
+    if not is_first.all():
+        several = (
+            frame.with_row_index(number).filter(~is_first).sort(spec.time.column, *frame.columns)
+        )
+        first = several.unique(key, keep="first", maintain_order=True)[number]
+        is_first = is_first.scatter(first, True)
+    if taken is not None and taken.height:
+        known = keys.with_row_index(number).join(taken, on=key, how="semi", nulls_equal=True)
+        is_first = is_first.scatter(known[number], False)
+    return _Rule("unique_key", pl.lit(is_first), spec.contract.unique_key)
 
 
 def _column_checks(name: str, rule: ContractColumn) -> "Iterator[tuple[str, pl.Expr]]":

@@ -133,6 +133,7 @@ def feature_sanity_gate(
 def history_gates(history: past.History, *, subject: str, gates: Gates) -> tuple[Verdict, ...]:
     """Judge the newest days by the earlier ones, with each gate that the policy asks for."""
     rule, earlier, newest = gates.history, history.earlier.height, history.newest.height
+    rows = sum(int(days[past.ROWS].sum()) for days in (history.earlier, history.newest))
     asked = (
         (VOLUME, past.volume_faults, rule.volume_factor, "rows within {:g} times the usual"),
         (FRESHNESS, past.freshness_faults, rule.max_gap_days, "gaps <= {:g} usual ones"),
@@ -149,7 +150,7 @@ def history_gates(history: past.History, *, subject: str, gates: Gates) -> tuple
             passed=newest > 0 and not faults,
             observed=f"{len(faults)} faults in the newest {newest} days",
             threshold=f"0 faults: {words.format(limit)}",
-            sample_size=history.events.height,
+            sample_size=rows,
             detail="; ".join(faults) if is_judged else few,
         )
         for gate, find, limit, words in asked

@@ -4,17 +4,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from mlcicd_assets.ml.contract import DAY
 from mlcicd_assets.ml.errors import DataError, NotEnoughData, SpecError
 from mlcicd_assets.ml.extensions import transformer
-from mlcicd_assets.ml.schema import feature_columns, window_name
-from mlcicd_assets.ml.sections import Windows
+from mlcicd_assets.ml.schema import feature_columns
 from mlcicd_assets.ml.spec import PipelineSpec
+from mlcicd_assets.ml.windows import KNOWN_AT, LABEL, window_columns
 
 if TYPE_CHECKING:
     import polars as pl
 
-LABEL = "label"
-KNOWN_AT = "label_known_at"
 LAST_NIGHT_HOUR = 6
 
 
@@ -28,7 +27,9 @@ def check_features(spec: PipelineSpec) -> None:
     types = {name: rule.type for name, rule in spec.contract.columns.items()}
     names = [column.name for column in feature_columns(spec)]
     faults = [f"two features are called '{n}'" for n in sorted({*names}) if names.count(n) > 1]
-    faults += [f"'{n}' is reserved" for n in (LABEL, KNOWN_AT) if n in {*names, *spec.key}]
+    faults += [
+        f"'{n}' is reserved" for n in (LABEL, KNOWN_AT, DAY) if n in {*names, *kept_columns(spec)}
+    ]
     faults += [f"'{n}' is a time" for n in spec.features.columns if types[n] == "timestamp"]
     for windows in spec.features.windows:
         if windows.of is not None and types[windows.of] not in {"integer", "number"}:
@@ -48,42 +49,113 @@ def check_features(spec: PipelineSpec) -> None:
 def compute_features(
     events: "pl.LazyFrame", labels: "pl.LazyFrame | None", spec: PipelineSpec
 ) -> "pl.DataFrame":
-    """Return one row for every event, sorted by (time, key).
+    """Return one row for every event, with its label: `make_rows`, then `join_labels`."""
+    rows = make_rows(events.collect(engine="streaming"), None, labels, spec)
+    return join_labels(rows, labels, spec)
 
-    Columns: key, time, what split, evaluation and gates need, the model inputs as in
-    `feature_columns` (numbers Float64, categories String), `label` (Int8 0 / 1, Int16 index of
-    a class or Float64; null where unknown) and `label_known_at` (UTC microseconds, null if
-    never). Nothing in a row depends on what happened, or became known, after its time. Events
-    must have passed the contract, and the spec `check_features`.
+
+def make_rows(
+    events: "pl.DataFrame",
+    before: "pl.DataFrame | None",
+    labels: "pl.LazyFrame | None",
+    spec: PipelineSpec,
+) -> "pl.DataFrame":
+    """Return one row for every event, sorted by (time, key); events must have met the contract.
+
+    Columns: key, time, what split, evaluation, gates and windows need, the model inputs as in
+    `feature_columns` (numbers Float64, categories String); without a label source also `label`
+    (Int8 0 / 1, Int16 index of a class or Float64; null where unknown) and `label_known_at` (UTC
+    microseconds, null if never). Nothing in a row depends on what happened, or became known,
+    after its time. `before` are such rows of the `reach_days` before; default: there are none.
 
     Raises:
-        DataError: the spec has a label source, and no labels are given; or a label is none of
-            its classes, or no finite number.
+        DataError: a label is none of its classes, or no finite number; or labels are missing.
     """
     import polars as pl
 
-    try:
-        frame = _with_labels(events, labels, spec).collect(engine="streaming")
-    except pl.exceptions.InvalidOperationError as error:
-        raise DataError(
-            f"'{spec.name}': '{spec.label.column}' has a value that is not in label.classes: "
-            "correct the data, or add the class"
-        ) from error
-    if spec.label.target == "regression" and not frame[LABEL].drop_nulls().is_finite().all():
-        raise DataError(f"'{spec.name}': '{spec.label.column}' has labels that are not finite")
-    ranked = spec.evaluation.entity_precision
-    entities = [spec.split.drop_known_positive, ranked.entity if ranked else None]
-    kept = [*spec.key, spec.time.column, *[name for name in entities if name is not None]]
-    kept += spec.gates.columns()
-    columns = {name: pl.col(name) for name in kept}
+    columns = {name: pl.col(name) for name in kept_columns(spec)}
     for name in spec.features.columns:
         is_text = spec.contract.columns[name].type == "string"
         columns[name] = pl.col(name).cast(pl.String if is_text else pl.Float64)
-    columns |= {part: _calendar(part, spec.time.column) for part in spec.features.calendar}
+    rows = events.select(**columns)
+    if spec.label.source is None:
+        due = pl.col(spec.time.column) + pl.duration(days=spec.label.matures_after_days)
+        told = _mapped(events.lazy(), spec).select(
+            pl.col(LABEL), pl.when(pl.col(LABEL).is_not_null()).then(due).alias(KNOWN_AT)
+        )
+        rows = rows.hstack(_collected(told, spec))
+    return add_computed(_sorted(rows, spec.time.column, list(spec.key)), before, labels, spec)
+
+
+def add_computed(
+    rows: "pl.DataFrame",
+    before: "pl.DataFrame | None",
+    labels: "pl.LazyFrame | None",
+    spec: PipelineSpec,
+) -> "pl.DataFrame":
+    """Compute calendar and windows of rows that have all other columns, sorted by time."""
+    import polars as pl
+
+    moment = spec.time.column
+    rows = rows.with_columns(**{part: _calendar(part, moment) for part in spec.features.calendar})
+    known = [name for name in (LABEL, KNOWN_AT) if spec.label.source is None]
+    inputs = [column.name for column in feature_columns(spec)]
+    order = list(dict.fromkeys([*kept_columns(spec), *inputs, *known]))
+    if spec.features.windows:
+        looked_at = rows.select(look_back_columns(spec))
+        if before is not None:
+            looked_at = pl.concat([before.select(looked_at.columns), looked_at])
+        skip = looked_at.height - rows.height
+        if needs_labels(spec):
+            looked_at = _first_told(looked_at.lazy(), labels, spec, since=moment)
+        rows = rows.with_columns(window_columns(looked_at, spec, skip=skip).values())
+    return rows.select(order)
+
+
+def _sorted(rows: "pl.DataFrame", moment: str, key: list[str]) -> "pl.DataFrame":
+    """Sort them, unless they come in order and without ties, as many do: a look costs little."""
+    times = rows[moment]
+    is_sorted = times.is_sorted() and not (times.diff().cast(int) == 0).any()
+    return rows if is_sorted else rows.sort(moment, *key)
+
+
+def join_labels(
+    rows: "pl.DataFrame", labels: "pl.LazyFrame | None", spec: PipelineSpec
+) -> "pl.DataFrame":
+    """Add `label` and `label_known_at`, of a key with several labels the one known first.
+
+    Of two that were known at once, the positive one. Rows of a spec without a label source have
+    theirs already.
+    """
+    if spec.label.source is None:
+        return rows
+    return _first_told(rows.lazy(), labels, spec, since=None)
+
+
+def kept_columns(spec: PipelineSpec) -> list[str]:
+    """Return key, time, and the raw columns that split, evaluation, gates and windows need."""
+    ranked = spec.evaluation.entity_precision
+    entities = [spec.split.drop_known_positive, ranked.entity if ranked else None]
+    entities += [windows.entity for windows in spec.features.windows]
+    averaged = [windows.of for windows in spec.features.windows]
+    kept = [*spec.key, spec.time.column, *entities, *spec.gates.columns(), *averaged]
+    return list(dict.fromkeys(name for name in kept if name is not None))
+
+
+def look_back_columns(spec: PipelineSpec) -> list[str]:
+    """Return the columns by which earlier rows can count in a window of later ones."""
+    names = [spec.time.column]
     for windows in spec.features.windows:
-        columns |= _window_columns(windows, spec)
-    columns |= {name: pl.col(name) for name in (LABEL, KNOWN_AT)}
-    return frame.sort(spec.time.column, *spec.key).select(**columns)
+        names += [windows.entity, *([windows.of] if windows.of else [])]
+        if "label_rate" in windows.stats:
+            names += [LABEL, KNOWN_AT] if spec.label.source is None else spec.key
+    return list(dict.fromkeys(names))
+
+
+def needs_labels(spec: PipelineSpec) -> bool:
+    """Tell whether windows count labels that come from a source of their own."""
+    rates = any("label_rate" in windows.stats for windows in spec.features.windows)
+    return rates and spec.label.source is not None
 
 
 def as_of(events: "pl.LazyFrame", labels: "pl.LazyFrame | None", spec: PipelineSpec) -> datetime:
@@ -132,25 +204,44 @@ def _gate_faults(spec: PipelineSpec, types: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _with_labels(
-    events: "pl.LazyFrame", labels: "pl.LazyFrame | None", spec: PipelineSpec
-) -> "pl.LazyFrame":
-    """Add label and known_at; of a key with several labels, the one that was known first.
-
-    Of two that were known at once, the positive one.
-    """
+def _first_told(
+    rows: "pl.LazyFrame", labels: "pl.LazyFrame | None", spec: PipelineSpec, *, since: str | None
+) -> "pl.DataFrame":
+    """Add the label of each row that was known first, or first after its time `since`."""
     import polars as pl
 
-    label, column = _label(spec).alias(LABEL), pl.col(spec.label.column)
-    if spec.label.source is None:
-        due = pl.col(spec.time.column) + pl.duration(days=spec.label.matures_after_days)
-        return events.with_columns(label, pl.when(column.is_not_null()).then(due).alias(KNOWN_AT))
     if labels is None:
         raise DataError(f"'{spec.name}' has labels of its own: give their table, too")
-    told = labels.select(*spec.key, label, pl.col(spec.label.known_at).alias(KNOWN_AT))
-    ordered = told.drop_nulls().sort(KNOWN_AT, LABEL, descending=[False, True])
+    told = _mapped(labels, spec).select(
+        *spec.key, LABEL, pl.col(spec.label.known_at).alias(KNOWN_AT)
+    )
+    told = told.drop_nulls()
+    if since is not None:
+        timed = rows.select(*spec.key, since).join(told, on=spec.key)
+        told = timed.filter(pl.col(KNOWN_AT) >= pl.col(since)).drop(since)
+    ordered = told.sort(KNOWN_AT, LABEL, descending=[False, True])
     first = ordered.unique(subset=spec.key, keep="first", maintain_order=True)
-    return events.join(first, on=spec.key, how="left")
+    joined = rows.join(first, on=spec.key, how="left", maintain_order="left")
+    return _collected(joined, spec)
+
+
+def _mapped(table: "pl.LazyFrame", spec: PipelineSpec) -> "pl.LazyFrame":
+    return table.with_columns(_label(spec).alias(LABEL))
+
+
+def _collected(rows: "pl.LazyFrame", spec: PipelineSpec) -> "pl.DataFrame":
+    import polars as pl
+
+    try:
+        frame = rows.collect(engine="streaming")
+    except pl.exceptions.InvalidOperationError as error:
+        raise DataError(
+            f"'{spec.name}': '{spec.label.column}' has a value that is not in label.classes: "
+            "correct the data, or add the class"
+        ) from error
+    if spec.label.target == "regression" and not frame[LABEL].drop_nulls().is_finite().all():
+        raise DataError(f"'{spec.name}': '{spec.label.column}' has labels that are not finite")
+    return frame
 
 
 def _label(spec: PipelineSpec) -> "pl.Expr":
@@ -182,34 +273,3 @@ def _calendar(part: str, time: str) -> "pl.Expr":
         "night": moment.hour() <= LAST_NIGHT_HOUR,
     }
     return parts[part].cast(pl.Float64)
-
-
-def _window_columns(windows: Windows, spec: PipelineSpec) -> "dict[str, pl.Expr]":
-    """Express one `windows` entry over rows sorted by time; see `Windows` for what it covers.
-
-    Rows of the same entity and time see each other.
-    """
-    import polars as pl
-
-    time = spec.time.column
-    statistics = {"count": pl.len()}
-    if windows.of is not None:
-        bounds = spec.contract.columns[windows.of]
-        # Rounding of running totals must not carry a mean past the bounds of its values.
-        mean = pl.col(windows.of).cast(pl.Float64).mean().clip(bounds.min, bounds.max)
-        statistics["mean"] = mean
-    if "label_rate" in windows.stats:
-        due = pl.col(time) + pl.duration(days=windows.delay_days)
-        told = (pl.col(KNOWN_AT) <= due).fill_null(False)
-        rate = pl.when(told).then(LABEL).cast(pl.Float64)
-        if spec.label.absent == "negative" and windows.delay_days >= spec.label.matures_after_days:
-            rate = rate.fill_null(0)
-        statistics["label_rate"] = rate.mean()
-    return {
-        window_name(windows, stat, days): statistics[stat]
-        .rolling(time, period=f"{days}d", offset=f"-{days + windows.delay_days}d")
-        .over(windows.entity)
-        .cast(pl.Float64)
-        for days in windows.days
-        for stat in windows.stats
-    }

@@ -9,6 +9,7 @@ polars' own `hash_rows` differs from version to version, and is of no use for wh
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mlcicd_assets.ml.errors import DataError
@@ -26,18 +27,38 @@ def fingerprint(frame: "pl.LazyFrame") -> str:
         DataError: a column has a type that the recipe does not know.
     """
     import polars as pl
-    import polars_hash
 
     schema = dict(sorted(frame.collect_schema().items()))
-    row = pl.concat_str(
-        [_text(pl.col(n), kind, what=n) for n, kind in schema.items()], separator="|"
-    )
-    hashes = polars_hash.NonCryptographicHashingNameSpace(row).wyhash()
+    hashes = row_hash(schema)
     # Wide enough that nothing depends on how an overflow is treated.
     sums = frame.select(rows=pl.len(), sum=hashes.cast(pl.Int128).sum())
     rows, total = sums.collect(engine="streaming").row(0)
-    names = json.dumps([[name, str(kind)] for name, kind in schema.items()])
-    return f"v1:{rows}:{total % 2**64:016x}:{hashlib.sha256(names.encode()).hexdigest()[:8]}"
+    return write_fingerprint(rows, total, schema_hash(schema))
+
+
+def write_fingerprint(rows: int, total: int, schema: str) -> str:
+    """Write it from the rows, the sum of their hashes and the hash of the schema."""
+    return f"v1:{rows}:{total % 2**64:016x}:{schema}"
+
+
+def schema_hash(schema: "Mapping[str, pl.DataType]") -> str:
+    """Return a hash of names and types, whatever their order."""
+    names = json.dumps([[name, str(kind)] for name, kind in sorted(schema.items())])
+    return hashlib.sha256(names.encode()).hexdigest()[:8]
+
+
+def row_hash(schema: "Mapping[str, pl.DataType]") -> "pl.Expr":
+    """Return the hash (UInt64) of each row over these columns, in this order.
+
+    Raises:
+        DataError: a column has a type that the recipe does not know.
+    """
+    import polars as pl
+    import polars_hash
+
+    texts = [_text(pl.col(name), kind, what=name) for name, kind in schema.items()]
+    row = pl.concat_str(texts, separator="|")
+    return polars_hash.NonCryptographicHashingNameSpace(row).wyhash()
 
 
 def _text(value: "pl.Expr", kind: "pl.DataType", *, what: str) -> "pl.Expr":
@@ -48,6 +69,8 @@ def _text(value: "pl.Expr", kind: "pl.DataType", *, what: str) -> "pl.Expr":
         text = pl.concat_str(value.str.len_bytes(), pl.lit(":"), value)
     elif kind.is_integer() or kind == pl.Boolean:
         text = value.cast(pl.String)
+    elif kind == pl.Date:
+        text = value.cast(pl.Int32).cast(pl.String)
     elif kind.is_float():
         wide = value.cast(pl.Float64)
         # `value + 0.0` would do, but the optimizer folds it away.

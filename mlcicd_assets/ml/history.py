@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from mlcicd_assets.ml.contract import DAY
 from mlcicd_assets.ml.spec import PipelineSpec
 
 if TYPE_CHECKING:
@@ -18,33 +19,52 @@ if TYPE_CHECKING:
 MIN_ROWS = 30  # a day with fewer has no median or share to speak of
 FEW_ROWS = 10  # so many more or less mean nothing, whatever was expected
 MAX_CATEGORIES, NEW_SHARE = 50, 0.01
+MAX_KEPT = 200  # categories of a day, the most frequent ones
 NULL_JUMP, SIGMAS, CHANCE = 0.1, 4, 1e-6
 NUMBERS = {"integer", "number"}
-DAY, ROWS, TWIN = "__day", "__rows", "a share of rows with a twin"
+ROWS, TWIN = "__rows", "a share of rows with a twin"
 Allowed = Callable[[float, float, int], tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class History:
-    """Good events with their `DAY`; `earlier` and `newest` have one row a day, with measures."""
+    """One row a day, with its measures; what only some tables need is asked for.
+
+    `last` is the newest event. `done` is the share of the rows of the usual day before that time
+    of the day, `orphans` that of the last labels whose rows never arrived.
+    """
 
     spec: PipelineSpec
-    events: "pl.DataFrame"
-    labels: "pl.DataFrame | None"
     as_of: datetime
+    last: datetime
     earlier: "pl.DataFrame"
     newest: "pl.DataFrame"
+    done: Callable[[], float]
+    orphans: Callable[[], float]
 
 
 def make_history(
-    events: "pl.DataFrame", labels: "pl.DataFrame | None", as_of: datetime, spec: PipelineSpec
+    days: "pl.DataFrame",
+    spec: PipelineSpec,
+    *,
+    as_of: datetime,
+    last: datetime,
+    done: Callable[[], float],
+    orphans: Callable[[], float],
 ) -> History:
+    """Share out the measured days to those that are judged and those before."""
+    newest = spec.gates.history.newest_days
+    days = days.sort(DAY)
+    return History(spec, as_of, last, days.head(-newest), days.tail(newest), done, orphans)
+
+
+def measure_days(events: "pl.DataFrame", spec: PipelineSpec) -> "pl.DataFrame":
     """Measure every day of the events, which have met the contract."""
     import polars as pl
 
     rest = [name for name in spec.contract.columns if name not in spec.key]
-    twin = events.select(rest).hash_rows().is_duplicated().alias(TWIN)
-    dated = events.with_columns(pl.col(spec.time.column).dt.date().alias(DAY), twin)
+    dated = events.with_columns(pl.col(spec.time.column).dt.date().alias(DAY))
+    twin = dated.select(DAY, *rest).hash_rows().is_duplicated().alias(TWIN)
     measures = {ROWS: pl.len(), TWIN: pl.col(TWIN).mean()}
     for name in _judged(spec):
         value = pl.col(name)
@@ -55,16 +75,21 @@ def make_history(
             size = value.filter(value != 0).abs()
             median = pl.when(size.count() >= MIN_ROWS).then(size.median())
             measures[f"{name} has a median size"] = median
-    days = dated.group_by(DAY).agg(**measures).sort(DAY)
-    newest = spec.gates.history.newest_days
-    return History(spec, dated, labels, as_of, days.head(-newest), days.tail(newest))
+        elif _is_open(name, spec):
+            counts = value.drop_nulls().value_counts(sort=True).head(MAX_KEPT)
+            measures[_categories(name)] = counts
+    return dated.with_columns(twin).group_by(DAY).agg(**measures).sort(DAY)
+
+
+def last_share(times: "pl.Series", last: datetime) -> float:
+    """Return the share of these times that come before the time of day of the last one."""
+    done: Any = (times.dt.time() <= last.time()).mean()
+    return done
 
 
 def volume_faults(history: History, factor: float) -> Iterator[str]:
     """Judge rows a day; the newest day may be unfinished, and is judged up to its last event."""
-    times, days = history.events[history.spec.time.column], history.events[DAY]
-    last: Any = times.max()
-    done = (times.dt.time() <= last.time()).filter(days <= history.earlier[DAY][-1]).mean()
+    last, done = history.last, history.done()
     for day, rows in history.newest.select(DAY, ROWS).iter_rows():
         usual = _usual(history.earlier[ROWS])
         low, high = (count * (done if day == last.date() else 1) for count in usual)
@@ -84,13 +109,10 @@ def freshness_faults(history: History, max_gap: float) -> Iterator[str]:
         if not (day - last).days <= allowed:
             yield f"no event between {last} and {day}, allowed {allowed:.3g} days"
         last = day
-    label, labels, unknown = history.spec.label, history.labels, 0.0
-    if labels is not None:
-        told = labels.filter(labels[label.known_at] > as_of - timedelta(days=1))
-        unknown = told.join(history.events, on=history.spec.key, how="anti").height / told.height
-    allowed += 0 if unknown > 0.5 else label.matures_after_days
-    newest: Any = history.events[history.spec.time.column].max()
-    if not (silent := (as_of - newest) / timedelta(days=1)) <= allowed:
+    silent = (as_of - history.last) / timedelta(days=1)
+    unknown = history.orphans() if not silent <= allowed else 0.0
+    allowed += 0 if unknown > 0.5 else history.spec.label.matures_after_days
+    if not silent <= allowed:
         orphans = f"{unknown:.0%} of the last labels are about rows that never arrived"
         yield f"no event for {silent:.3g} days up to {as_of}, allowed {allowed:.3g}; {orphans}"
 
@@ -104,7 +126,7 @@ def column_faults(history: History, factor: float) -> Iterator[str]:
         if rule.type in NUMBERS:
             size = f"{name} has a median size"
             yield from _unusual(history, size, lambda low, high, _: (low / factor, high * factor))
-        elif rule.type == "string" and rule.categories is None:
+        elif _is_open(name, history.spec):
             yield from _new_categories(history, name)
 
 
@@ -145,10 +167,28 @@ def _unusual(history: History, measure: str, allowed: Allowed) -> Iterator[str]:
 
 
 def _new_categories(history: History, name: str) -> Iterator[str]:
-    known = history.events.join(history.earlier, on=DAY, how="semi")[name].unique()
+    import polars as pl
+
+    counted = [
+        days.select(DAY, ROWS, pl.col(_categories(name)).alias("told"))
+        .explode("told", empty_as_null=False)
+        .unnest("told")
+        for days in (history.earlier, history.newest)
+    ]
+    known = counted[0][name].unique()
     if known.len() <= MAX_CATEGORIES:
-        newest = history.events.join(history.newest, on=DAY, how="semi")
-        needed = max(FEW_ROWS, NEW_SHARE * newest.height / history.newest.height)
-        new = newest.filter(~newest[name].is_in(known.implode())).group_by(DAY, name).len(ROWS)
-        for day, value, rows in new.filter(new[ROWS] >= needed).sort(DAY, name).iter_rows():
+        usual: Any = history.newest[ROWS].mean()
+        needed = max(FEW_ROWS, NEW_SHARE * usual)
+        new = counted[1].filter(~pl.col(name).is_in(known.implode()), pl.col("count") >= needed)
+        for day, value, rows in new.sort(DAY, name).select(DAY, name, "count").iter_rows():
             yield f"{name} has the new category {value!r} in {rows} rows on {day}"
+
+
+def _is_open(name: str, spec: PipelineSpec) -> bool:
+    """Tell whether the contract leaves open which texts a column holds."""
+    rule = spec.contract.columns[name]
+    return rule.type == "string" and rule.categories is None
+
+
+def _categories(name: str) -> str:
+    return f"{name} has the categories"

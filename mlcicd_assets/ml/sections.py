@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mlcicd_assets.ml.frozen import Column, Frozen, Name
+from mlcicd_assets.ml.search_space import Search
 
 TablePath = Annotated[str, Field(min_length=1, max_length=500)]
 OnBreak = Literal["quarantine", "fail"]
@@ -159,7 +160,7 @@ class Windows(Frozen):
     """Statistics of an entity's past days, the row itself included when there is no delay.
 
     A window of d days at time t covers (t - delay - d, t - delay]. `label_rate` counts only
-    labels known `delay_days` after their row, so nothing from after t is ever seen.
+    labels known between their row and `delay_days` later, so nothing from after t is ever seen.
     """
 
     entity: Column = Field(description="Whose past it is, such as customer_id.")
@@ -245,12 +246,35 @@ class Training(Frozen):
         default=0.2, gt=0, lt=0.9, description="Last share of the training rows, for the threshold."
     )
 
+    search: Search | None = Field(default=None, description="Off by default.")
+
     @model_validator(mode="after")
     def _no_reserved(self) -> Self:
-        taken = {"random_state", "n_jobs"} & set(self.parameters)
+        searched = set(self.search.parameters if self.search else ())
+        taken = {"random_state", "n_jobs"} & (searched | set(self.parameters))
         if taken:
             raise ValueError(f"{sorted(taken)} are set by 'seed' and 'threads': remove them")
+        if twice := searched & set(self.parameters):
+            raise ValueError(f"{sorted(twice)} are both given and searched for: remove one of both")
         return self
+
+
+class Trigger(Frozen):
+    """When new data start a run; its schedule and people start others."""
+
+    new_labels: int = Field(
+        default=1, ge=1, description="Labels without new events count from so many new ones on."
+    )
+    quiet_minutes: float = Field(
+        default=0,
+        ge=0,
+        description="Wait until nothing new has come for so long, at most ten times as long.",
+    )
+    cooldown_minutes: float = Field(
+        default=0,
+        ge=0,
+        description="Least time between two such runs; a run that failed is tried again sooner.",
+    )
 
 
 class EntityPrecision(Frozen):

@@ -1,5 +1,7 @@
 """`PipelineSpec`: the complete description of one model, as written in its defs.yaml."""
 
+import hashlib
+import json
 import re
 from typing import Self
 
@@ -20,6 +22,7 @@ from mlcicd_assets.ml.sections import (
     Split,
     TimeColumn,
     Training,
+    Trigger,
 )
 
 
@@ -39,6 +42,7 @@ class PipelineSpec(Frozen):
     training: Training = Field(description="The estimator.")
     evaluation: Evaluation = Field(default=Evaluation(), description="Further metrics.")
     gates: Gates = Field(description="What every candidate must pass.")
+    trigger: Trigger = Field(default=Trigger(), description="What starts a run, and how soon.")
     schedule: str | None = Field(default=None, description="Cron, UTC. Default: sensor only.")
     freshness_hours: int | None = Field(
         default=None,
@@ -99,6 +103,13 @@ class PipelineSpec(Frozen):
                 "of defs.yaml and use the MLCICD_* variables"
             )
         return data
+
+    @property
+    def definition(self) -> str:
+        """Name all that decides training or gates; a new default of the package changes nothing."""
+        asides = {"description", "owners", "trigger", "schedule", "freshness_hours"}
+        told = self.model_dump(mode="json", exclude=asides, exclude_defaults=True)
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
     def sources(self) -> list[tuple[Source, str]]:
         """Return each source with the name of the model's own table for it."""

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from mlcicd_assets.ml.contract import check_rules
 from mlcicd_assets.ml.errors import SpecError
 from mlcicd_assets.ml.features import check_features
+from mlcicd_assets.ml.search import check_search
 from mlcicd_assets.ml.spec import PipelineSpec
 
 COMPONENT = "mlcicd_assets.components.ModelPipeline"
@@ -27,6 +28,7 @@ def parse_spec(text: str, where: str) -> PipelineSpec:
         spec = PipelineSpec.model_validate(told["attributes"])
         check_rules(spec)
         check_features(spec)
+        check_search(spec)
     except ValidationError as error:
         named = (
             (".".join(map(str, ("attributes", *one["loc"]))), one["msg"]) for one in error.errors()

@@ -16,6 +16,7 @@ from mlcicd_assets.ml.estimator import make_pipeline, model_frame, own_estimator
 from mlcicd_assets.ml.features import LABEL
 from mlcicd_assets.ml.fingerprint import fingerprint
 from mlcicd_assets.ml.schema import FeatureColumn, feature_columns, feature_definitions
+from mlcicd_assets.ml.sections import COMPARED
 from mlcicd_assets.ml.spec import PipelineSpec
 
 if TYPE_CHECKING:
@@ -33,7 +34,12 @@ class Fitted:
 
 
 def training_key(train: "pl.DataFrame", spec: PipelineSpec) -> str:
-    """Return the sha256 that is equal exactly when the training would be the same.
+    """Return the sha256 that is equal exactly when the training would be the same."""
+    return hashlib.sha256(json.dumps(key_parts(train, spec), sort_keys=True).encode()).hexdigest()
+
+
+def key_parts(train: "pl.DataFrame", spec: PipelineSpec) -> dict[str, Any]:
+    """Return all that a training key is made of.
 
     Parts: content of the training frame without what only gates read, model inputs, feature
     definitions, training (seed and threads included) and split sections, costs where they
@@ -57,7 +63,17 @@ def training_key(train: "pl.DataFrame", spec: PipelineSpec) -> str:
     own = own_estimator(spec)
     if own is not None:
         parts["own_estimator"] = own.version
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    if spec.training.search is None:
+        del parts["training"]["search"]  # keys from before there was one stay known
+    else:
+        parts["search_metric"] = search_metric(spec)
+    return parts
+
+
+def search_metric(spec: PipelineSpec) -> str:
+    """Return what a search makes best, by default that by which a champion is compared."""
+    search, compared = spec.training.search, COMPARED[spec.label.target]
+    return (search and search.metric) or spec.gates.champion.metric or compared[0]
 
 
 def fit(train: "pl.DataFrame", spec: PipelineSpec) -> Fitted:
@@ -74,7 +90,7 @@ def fit(train: "pl.DataFrame", spec: PipelineSpec) -> Fitted:
     started = time.process_time()
     train = train.sort(spec.time.column, *spec.key)
     threshold = _threshold(train, spec) if spec.label.target == "binary" else None
-    pipeline = _fit(train, spec, feature_columns(spec))
+    pipeline = fit_pipeline(train, spec, feature_columns(spec))
     return Fitted(pipeline, threshold, time.process_time() - started)
 
 
@@ -88,7 +104,7 @@ def _threshold(train: "pl.DataFrame", spec: PipelineSpec) -> float:
                 f"model '{spec.name}': the {name} of the training window ({part.height:,} rows) "
                 "hold only one class: widen split.train_days or training.threshold_slice"
             )
-    probe = _fit(early, spec, columns)
+    probe = fit_pipeline(early, spec, columns)
     scores = probe.predict_proba(model_frame(late, columns))[:, 1]
     costs = spec.gates.costs
     if costs is None:
@@ -128,9 +144,10 @@ def _best_cut(ranked: np.ndarray, worth: np.ndarray) -> float:
     return float((edges[alerts] + edges[alerts + 1]) / 2)
 
 
-def _fit(
+def fit_pipeline(
     frame: "pl.DataFrame", spec: PipelineSpec, columns: tuple[FeatureColumn, ...]
 ) -> "Pipeline":
+    """Fit the spec's estimator as its parameters say, with its number of threads."""
     from threadpoolctl import threadpool_limits
 
     pipeline = make_pipeline(spec.training, columns, spec.features.transforms)

@@ -1,5 +1,6 @@
 """The small frozen values that assets hand on; each names exactly what it was made from."""
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,7 +37,7 @@ class RawData:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """The pinned feature table, with the label known at `as_of` beside every row.
+    """The pinned feature table; labels with a source of their own are joined when it is read.
 
     `as_of` is ISO 8601 UTC and comes from the data: the newest known_at of the pinned labels.
     """
@@ -45,10 +46,29 @@ class FeatureSet:
     raw: RawData
     as_of: str
 
+    @property
+    def fingerprint(self) -> str:
+        """Name the content of features and labels: what verdicts on the data are about."""
+        labels = self.raw.labels.fingerprint if self.raw.labels else ""
+        return hashlib.sha256(f"{self.features.fingerprint} {labels}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Parameters that a search tried: mean score over its folds (more is better), CPU seconds."""
+
+    number: int
+    parameters: dict[str, Any]
+    score: float
+    seconds: float
+
 
 @dataclass(frozen=True)
 class ModelVersionRef:
-    """A registered model version and the digest of the bundle that serves it."""
+    """A registered model version and the digest of the bundle that serves it.
+
+    `chosen` are the parameters that a search found, beside those that the spec gives.
+    """
 
     model: str
     version: int
@@ -56,6 +76,7 @@ class ModelVersionRef:
     training_key: str
     mlflow_run_id: str
     data: FeatureSet
+    chosen: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -84,7 +105,7 @@ class ReleaseRef:
 class Verdict:
     """One gate's answer about one subject under one policy; only `passed` passes.
 
-    `subject` is a bundle digest (model gates) or a table fingerprint (data gates); `context`
+    `subject` is a bundle digest (model gates) or a data fingerprint (data gates); `context`
     names what else was judged with: table versions, the champion's digest.
     """
 

@@ -50,7 +50,7 @@ def deployed_endpoint(spec: PipelineSpec, *, readme: str = "") -> dg.AssetsDefin
     )
     def _deployed_endpoint(context: dg.AssetExecutionContext, config: Approve, upstream: ReportRef):
         settings = Settings.from_env()
-        ledger = open_ledger(settings)
+        ledger = open_ledger(settings, spec)
 
         def mark_champion(model: str, version: int) -> None:
             set_alias(settings, model, CHAMPION, version)

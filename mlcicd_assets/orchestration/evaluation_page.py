@@ -7,6 +7,7 @@ from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.values import ModelVersionRef
 from mlcicd_assets.orchestration.json_values import JSON_VALUES_KEY
+from mlcicd_assets.orchestration.reconcile import begin
 from mlcicd_assets.orchestration.wiring import digest
 
 NAME = "evaluation_page"
@@ -31,6 +32,7 @@ def evaluation_page(spec: PipelineSpec) -> dg.AssetsDefinition:
         op_tags=LAST,
     )
     def _evaluation_page(context: dg.AssetExecutionContext, upstream: ModelVersionRef):
+        begin(context, None)
         page = make_page(Settings.from_env(), spec, upstream)
         context.log.info(f"{page.drifted} of {len(page.drift)} inputs drifted")
         highest = sorted(page.drift, key=lambda name: -page.drift[name])[:10]

@@ -40,7 +40,7 @@ def evaluation_report(spec: PipelineSpec) -> dg.AssetsDefinition:
     )
     def _evaluation_report(context: dg.AssetExecutionContext, upstream: ModelVersionRef):
         settings = Settings.from_env()
-        ledger = open_ledger(settings)
+        ledger = open_ledger(settings, spec)
         # Before anything is compared with the champion: a person may have taken it back offline.
         book_offline(settings, ledger, spec.name, run_id=context.run.run_id)
         made = evaluate(settings, spec, upstream, live=ledger.live(spec.name))

@@ -1,47 +1,36 @@
-"""Sensor `<model>_new_data`: one run while the ledger knows no outcome for the newest data.
+"""What starts `<model>_cicd`: the sensor `<model>_new_data`, and the model's schedule.
 
-It decides on state, not on memory: a used run key is never tried again by Dagster, not even
-when its run failed, so a run that ended without an outcome gets a new key, at most three times.
+The sensor decides on state, not on memory: a used run key is never tried again by Dagster, not
+even when its run failed, so a run that ended without an outcome gets a new key, a few times.
 """
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
+import time
+from typing import Final
 
 import dagster as dg
 
-from mlcicd_assets.io.delta_log import LogPosition, advance
-from mlcicd_assets.io.ingest import landed_files, source_uri
+from mlcicd_assets.io.alerts import alert
+from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.io.watch import Look, look_around
+from mlcicd_assets.ml.errors import MlcicdError
 from mlcicd_assets.ml.spec import PipelineSpec
+from mlcicd_assets.orchestration.reconcile import (
+    LAUNCHER_TAG,
+    MODEL_TAG,
+    SENSOR_TAG,
+    TRIGGER_TAG,
+    WHY_TAG,
+    in_flight,
+    reconcile,
+    this_process,
+)
 from mlcicd_assets.orchestration.wiring import open_ledger
 
-MAX_TRIES = 3
-MODEL_TAG, SENSOR_TAG, TRIGGER_TAG = "mlcicd/model", "mlcicd/sensor", "mlcicd/trigger"
-
-UNFINISHED = [
-    status
-    for status in dg.DagsterRunStatus
-    if status
-    not in {
-        dg.DagsterRunStatus.SUCCESS,
-        dg.DagsterRunStatus.FAILURE,
-        dg.DagsterRunStatus.CANCELED,
-    }
-]
-
-
-@dataclass(frozen=True)
-class Look:
-    """What one tick saw: log positions, why a run is due ('' = it is not), a name for the state.
-
-    `missing` names the tables that are not there (yet).
-    """
-
-    positions: dict[str, LogPosition]
-    due: str
-    state: str
-    missing: str
+INTERVAL_SECONDS: Final = 30
+BACK_OFF: Final = (1, 4, 16)  # minutes before each further try for the same state
+IN_FLIGHT: Final = "a run is in flight; looking again after it"
+_LEDGERS = dict[str, Ledger]()  # an engine costs more than a look
 
 
 def new_data_sensor(spec: PipelineSpec) -> dg.SensorDefinition:
@@ -50,70 +39,91 @@ def new_data_sensor(spec: PipelineSpec) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{spec.name}_new_data",
         job_name=f"{spec.name}_cicd",
-        minimum_interval_seconds=30,
+        minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Starts {spec.name}_cicd when rows may have changed.",
+        description=f"Starts {spec.name}_cicd when rows, labels or the definition changed.",
     )
     def _new_data(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        known = {
-            uri: LogPosition(**position)
-            for uri, position in json.loads(context.cursor or "{}").items()
-        }
-        look = look_around(Settings.from_env(), spec, known)
-        context.update_cursor(json.dumps({u: asdict(p) for u, p in look.positions.items()}))
-        return _decide(context.instance, spec.name, look)
+        try:
+            reconcile(context.instance, quick=True)
+            settings = Settings.from_env()
+            look = _look(settings, spec, context.cursor)
+        except (MlcicdError, OSError) as error:
+            return dg.SkipReason(str(error))
+        context.update_cursor(look.cursor)
+        if look.problems:
+            return _tell(settings, spec, look)
+        return _decide(context.instance, spec, look)
 
     return _new_data
 
 
-def look_around(settings: Settings, spec: PipelineSpec, known: dict[str, LogPosition]) -> Look:
-    """Read what is new in the tables' logs and list the landing folders; nothing else."""
-    ledger = open_ledger(settings)
-    last = ledger.last_outcome(spec.name)
-    decided: dict[str, list] = last.body["data"] if last else {}
-    positions: dict[str, LogPosition] = {}
-    state: list[str] = []
-    due: list[str] = []
-    missing: list[str] = []
-    for source, own in spec.sources():
-        files, unseen = landed_files(settings, ledger, source)
-        state += [f"{file.path} {file.size} {file.mtime_ns}" for file in files]
-        if unseen:
-            due.append(f"{unseen} new files in {source.landing}")
-        uri = source_uri(settings, spec, source, own)
-        position = advance(uri, known.get(uri))
-        if position is None:
-            missing.append(uri)
-            continue
-        positions[uri] = position
-        state.append(f"{uri} {position.table_id} {position.content}")
-        table_id, version = decided.get(own, ("", -1))
-        if table_id != position.table_id or version < position.content:
-            due.append(f"{own} has rows of version {position.content} without an outcome")
-    name = hashlib.sha256("\n".join(sorted(state)).encode()).hexdigest()[:24]
-    return Look(positions, "; ".join(due), name, ", ".join(missing))
+def schedule_of(spec: PipelineSpec, cron: str) -> dg.ScheduleDefinition:
+    """Build the schedule of one model: a run whatever is new, unless one is under way."""
+
+    @dg.schedule(
+        name=f"{spec.name}_schedule",
+        job_name=f"{spec.name}_cicd",
+        cron_schedule=cron,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+    def _schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        reconcile(context.instance)
+        if in_flight(context.instance, spec.name):
+            return dg.SkipReason("a run is in flight")
+        return dg.RunRequest(tags=_tags(spec, "schedule"))
+
+    return _schedule
 
 
-def _decide(instance: dg.DagsterInstance, model: str, look: Look) -> dg.RunRequest | dg.SkipReason:
+def _look(settings: Settings, spec: PipelineSpec, cursor: str | None) -> Look:
+    url = settings.ledger_url
+    ledger = _LEDGERS.pop(url, None) or open_ledger(settings)
+    look = look_around(settings, ledger, spec, cursor, now=time.time())
+    _LEDGERS[url] = ledger  # only one that has just answered: its database may be gone
+    return look
+
+
+def _tell(settings: Settings, spec: PipelineSpec, look: Look) -> dg.SkipReason:
+    """Say what cannot be seen; people are told if the model had data before."""
+    reason = "; ".join(look.problems)
+    if look.decided >= 0:
+        title, remedy = "new data cannot be seen", "put the source right; then runs start again"
+        alert(settings, spec.name, title=title, reason=reason, remedy=remedy)
+    waiting = "; ".join(look.due.values())
+    return dg.SkipReason(f"{reason}. Waiting for that: {waiting}" if waiting else reason)
+
+
+def _decide(
+    instance: dg.DagsterInstance, spec: PipelineSpec, look: Look
+) -> dg.RunRequest | dg.SkipReason:
     if not look.due:
-        return dg.SkipReason(f"no table at {look.missing}" if look.missing else "nothing new")
-    if any(_is_of(run, model) for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))):
-        return dg.SkipReason("a run is in flight; looking again after it")
-    filters = dg.RunsFilter(tags={MODEL_TAG: model, SENSOR_TAG: "new_data"})
-    runs = instance.get_runs(filters, limit=10)
-    tries = [run for run in runs if run.tags.get(TRIGGER_TAG) == look.state]
-    if len(tries) >= MAX_TRIES:
+        return dg.SkipReason(f"nothing new{look.aside and f': {look.aside}'}")
+    why = "; ".join(look.due.values())
+    reconcile(instance)
+    if in_flight(instance, spec.name):
+        return dg.SkipReason(IN_FLIGHT)
+    if not look.is_quiet:
+        return dg.SkipReason(f"{why}; waiting for {spec.trigger.quiet_minutes:g} quiet minutes")
+    ours = {MODEL_TAG: spec.name, SENSOR_TAG: "new_data"}
+    tries = instance.get_run_records(dg.RunsFilter(tags={**ours, TRIGGER_TAG: look.state}))
+    if any(record.dagster_run.run_id in look.refused for record in tries):
+        return dg.SkipReason(f"{why}; a landing file was refused: correct or remove it")
+    if len(tries) > len(BACK_OFF):
         return dg.SkipReason(
-            f"{MAX_TRIES} runs could not decide on this data; fix the cause shown in them, then "
+            f"{len(tries)} runs could not decide on this data; fix the cause shown in them, then "
             "materialize by hand or deliver new data"
         )
-    tags = {MODEL_TAG: model, SENSOR_TAG: "new_data", TRIGGER_TAG: look.state}
-    return dg.RunRequest(
-        run_key=f"{look.state}:{len(tries)}", tags={**tags, "mlcicd/why": look.due[:250]}
-    )
+    last = tries or instance.get_run_records(dg.RunsFilter(tags=ours), limit=1)
+    minutes = BACK_OFF[len(tries) - 1] if tries else spec.trigger.cooldown_minutes
+    if last:
+        begun = last[0].create_timestamp if not tries else last[0].update_timestamp
+        passed = (time.time() - begun.timestamp()) / 60
+        if 0 <= passed < minutes:  # a clock that was set back does not hold anything up
+            return dg.SkipReason(f"{why}; waiting for {minutes - passed:.1f} more minutes")
+    tags = {**ours, **_tags(spec, why[:250]), TRIGGER_TAG: look.state}
+    return dg.RunRequest(run_key=f"{look.state}:{len(tries)}", tags=tags)
 
 
-def _is_of(run: dg.DagsterRun, model: str) -> bool:
-    """Runs of the job have our tag; the UI's Materialize only names the assets."""
-    selected = run.asset_selection or frozenset()
-    return run.tags.get(MODEL_TAG) == model or any(key.path[0] == model for key in selected)
+def _tags(spec: PipelineSpec, why: str) -> dict[str, str]:
+    return {MODEL_TAG: spec.name, WHY_TAG: why, LAUNCHER_TAG: this_process()}

@@ -6,6 +6,7 @@ import dagster as dg
 
 from mlcicd_assets.ml.contract import check_rules
 from mlcicd_assets.ml.features import check_features
+from mlcicd_assets.ml.search import check_search
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.orchestration.deployed_endpoint import deployed_endpoint
 from mlcicd_assets.orchestration.evaluation_page import NAME as PAGE
@@ -13,8 +14,9 @@ from mlcicd_assets.orchestration.evaluation_page import evaluation_page, page_se
 from mlcicd_assets.orchestration.evaluation_report import evaluation_report
 from mlcicd_assets.orchestration.json_values import JSON_VALUES, JSON_VALUES_KEY
 from mlcicd_assets.orchestration.mlflow_run import mlflow_key, mlflow_run_for
-from mlcicd_assets.orchestration.new_data import new_data_sensor
+from mlcicd_assets.orchestration.new_data import new_data_sensor, schedule_of
 from mlcicd_assets.orchestration.raw_data import raw_data
+from mlcicd_assets.orchestration.recovery import recovery_jobs
 from mlcicd_assets.orchestration.trained_model import trained_model
 from mlcicd_assets.orchestration.validated_features import validated_features
 
@@ -29,6 +31,7 @@ def build_pipeline(spec: PipelineSpec, *, readme: str = "") -> dg.Definitions:
     """
     check_rules(spec)
     check_features(spec)
+    check_search(spec)
     assets = [
         build(spec)
         for build in (
@@ -50,21 +53,10 @@ def build_pipeline(spec: PipelineSpec, *, readme: str = "") -> dg.Definitions:
         # What people read on the console: our lines and failures, not each event of the engine.
         config={"loggers": {"console": {"config": {"log_level": "INFO"}}}},
     )
-    schedules = []
-    if spec.schedule:
-        schedules.append(
-            dg.ScheduleDefinition(
-                name=f"{spec.name}_schedule",
-                job=job,
-                cron_schedule=spec.schedule,
-                tags={"mlcicd/trigger": "schedule"},
-                default_status=dg.DefaultScheduleStatus.RUNNING,
-            )
-        )
     return dg.Definitions(
         assets=assets,
-        jobs=[job],
-        schedules=schedules,
+        jobs=[job, *recovery_jobs(spec)],
+        schedules=[schedule_of(spec, spec.schedule)] if spec.schedule else [],
         sensors=[new_data_sensor(spec), page_sensor(spec)],
         resources={JSON_VALUES_KEY: JSON_VALUES, mlflow_key(spec): mlflow_run_for(spec)},
     )

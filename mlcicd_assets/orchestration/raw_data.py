@@ -27,7 +27,7 @@ def raw_data(spec: PipelineSpec) -> dg.AssetsDefinition:
     )
     def _raw_data(context: dg.AssetExecutionContext):
         settings = Settings.from_env()
-        ledger = open_ledger(settings)
+        ledger = open_ledger(settings, spec)
         taken = ingest(settings, ledger, spec, run_id=context.run.run_id)
         verdict = _summary(taken, spec)
         overridden = book_verdicts(

@@ -29,11 +29,13 @@ def trained_model(spec: PipelineSpec) -> dg.AssetsDefinition:
     )
     def _trained_model(context: dg.AssetExecutionContext, upstream: FeatureSet):
         settings = Settings.from_env()
+        ledger = open_ledger(settings)
         made = find_or_train(
             settings,
-            open_ledger(settings),
+            ledger,
             spec,
             upstream,
+            run_id=context.run.run_id,
             open_tracking=getattr(context.resources, tracking).open,
             tell=context.log.info,
         )
@@ -53,10 +55,12 @@ def trained_model(spec: PipelineSpec) -> dg.AssetsDefinition:
                 "training_window": f"{made.split.train_from} to {made.split.train_until}",
                 "training_cpu_seconds": round(made.seconds, 2),
                 "cpu_seconds_saved": 0.0 if made.trained_now else round(made.seconds, 2),
+                "cpu_seconds_saved_in_all": round(ledger.saved_seconds(spec.name), 2),
                 "threshold": "none" if made.threshold is None else made.threshold,
                 "bundle_kilobytes": sum(filter(None, listing(bundle).values())) / 1000,
                 "bundle_digest": model.digest,
                 "training_key": model.training_key,
+                **({"chosen_by_search": model.chosen} if model.chosen else {}),
                 **_links(settings, model),
             },
         )

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from mlcicd_assets.io.booking import book_verdicts
+from mlcicd_assets.io.delta_faults import readable
 from mlcicd_assets.io.feature_run import make_features
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.features import KNOWN_AT, LABEL
@@ -30,10 +31,19 @@ def validated_features(spec: PipelineSpec) -> dg.AssetsDefinition:
     )
     def _validated_features(context: dg.AssetExecutionContext, upstream: RawData):
         settings = Settings.from_env()
-        made = make_features(settings, spec, upstream, run_id=context.run.run_id)
+        ledger = open_ledger(settings, spec)
+        with readable(*filter(None, (upstream.events, upstream.labels))):
+            made = make_features(
+                settings,
+                spec,
+                upstream,
+                run_id=context.run.run_id,
+                memory=ledger,
+                tell=context.log.info,
+            )
         overridden = book_verdicts(
             settings,
-            open_ledger(settings),
+            ledger,
             made.verdicts,
             raw=upstream,
             model=spec.name,
@@ -43,13 +53,14 @@ def validated_features(spec: PipelineSpec) -> dg.AssetsDefinition:
         features = made.data.features
         return dg.MaterializeResult(
             value=made.data,
-            data_version=dg.DataVersion(features.fingerprint),
+            data_version=dg.DataVersion(made.data.fingerprint),
             check_results=check_results(context, made.verdicts, overridden),
             metadata={
                 "dagster/row_count": features.rows,
                 "table": str(features),
                 "table_version": features.version,
-                "fingerprint": features.fingerprint,
+                "fingerprint": made.data.fingerprint,
+                "days_made": made.days_made,
                 "as_of": made.data.as_of,
                 "raw_table": str(upstream.events),
                 "quarantined_rows": made.quarantined_rows,

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
+from functools import wraps
 from typing import Any, Final
 
 import dagster as dg
@@ -15,6 +16,7 @@ from mlcicd_assets.ml.gates import GATES
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.values import Verdict
 from mlcicd_assets.orchestration.json_values import JSON_VALUES_KEY
+from mlcicd_assets.orchestration.reconcile import begin
 
 Asset = Callable[[Callable[..., Any]], dg.AssetsDefinition]
 INLINE: Final = 1_000  # characters of Markdown from which on the UI hides it behind a click
@@ -59,7 +61,7 @@ def asset_for(
         dg.AssetCheckSpec(gate.name, asset=key, blocking=True, description=gate.promise)
         for gate in gates
     ]
-    return dg.asset(
+    decorator = dg.asset(
         key=key,
         group_name=spec.name,
         description=description,
@@ -73,6 +75,16 @@ def asset_for(
         freshness_policy=fresh,
     )
 
+    def decorate(compute: Callable[..., Any]) -> dg.AssetsDefinition:
+        @wraps(compute)
+        def begun(context: dg.AssetExecutionContext, **inputs: Any) -> Any:
+            begin(context, spec.name)
+            return compute(context, **inputs)
+
+        return decorator(begun)
+
+    return decorate
+
 
 def digest(*parts: object) -> str:
     """Return a short hash of plain data and pydantic models, for code and data versions."""
@@ -85,10 +97,10 @@ def inline(text: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(text if len(text) < INLINE else text[: text.rfind("\n", 0, INLINE)])
 
 
-def open_ledger(settings: Settings) -> Ledger:
-    """Open this environment's ledger."""
+def open_ledger(settings: Settings, spec: PipelineSpec | None = None) -> Ledger:
+    """Open this environment's ledger, for runs of a model with its definition."""
     settings.home.mkdir(parents=True, exist_ok=True)
-    return Ledger(settings.ledger_url)
+    return Ledger(settings.ledger_url, definition=spec.definition if spec else None)
 
 
 def check_results(

@@ -14,11 +14,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mlcicd_assets.io import evaluation_run, feature_run, ledger, serving_trial
+from mlcicd_assets.io import evaluation_run, ledger, serving_trial
 from mlcicd_assets.io.bundle import load_bundle
 from mlcicd_assets.io.releases import read_pointer
 from mlcicd_assets.ml import (
     contract,
+    days,
     gate,
     gates,
     groups,
@@ -104,10 +105,10 @@ def train_as(change: Callable[[pl.DataFrame], pl.DataFrame]) -> Callable[..., An
     )
 
 
-def one_week_ago(honest: Callable[..., Any], *words: Any) -> Any:
-    made = honest(*words)
-    as_of = made.events["tx_time"].max()
-    return replace(made, newest=made.earlier.tail(7), earlier=made.earlier.head(-7), as_of=as_of)
+def one_week_ago(honest: Callable[..., Any], *words: Any, **how: Any) -> Any:
+    made = honest(*words, **how)
+    earlier, newest = made.earlier.head(-7), made.earlier.tail(7)
+    return replace(made, newest=newest, earlier=earlier, as_of=made.last)
 
 
 def richer(rows: pl.DataFrame) -> pl.DataFrame:
@@ -143,7 +144,7 @@ def no_edit_is_seen(_: Callable[..., Any], row: Any) -> ledger.Entry:
 
 WRONG_ROWS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "contract": (contract.check_batch, only_good_rows),
-    "feature_sanity": (feature_run._stats, lambda honest, *words: honest(*words)[:1]),
+    "feature_sanity": (days.feature_stats, lambda honest, *words: honest(*words)[:1]),
     "point_in_time": (
         point_in_time.future_seen,
         lambda honest, *words: ({}, honest(*words)[1]),

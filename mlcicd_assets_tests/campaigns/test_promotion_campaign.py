@@ -115,7 +115,7 @@ def measure(model: Model, folder: Path) -> None:
     spec = SPEC.model_copy(
         update={"training": SPEC.training.model_copy(update={"seed": model.seed})}
     )
-    fitted = training._fit(split_at(frame, start).train, spec, columns)
+    fitted = training.fit_pipeline(split_at(frame, start).train, spec, columns)
     kept: dict[str, np.ndarray] = {}
     for number, (inputs, labels) in enumerate(holdouts):
         scores = fitted.predict_proba(inputs[[one.name for one in columns]])[:, 1]

@@ -1,9 +1,6 @@
 """The command line: what people type, and what they are told when it cannot work."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,16 +9,7 @@ from mlcicd_assets.io.endpoint import is_alive
 from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets_tests.io.tiny import MODEL, bundle, release
-
-
-def mlcicd(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mlcicd_assets.cli.main", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "COLUMNS": "200", **environment},
-    )
+from mlcicd_assets_tests.processes import mlcicd
 
 
 def test_simulate_adds_days_and_repeats_none(home: Path) -> None:

@@ -11,9 +11,9 @@ from mlcicd_assets.io.registry import CHAMPION, client
 from mlcicd_assets.io.releases import bundle_folder, read_pointer
 from mlcicd_assets.ml.errors import GateBlocked
 from mlcicd_assets.ml.policy import Approval, Gates
-from mlcicd_assets_tests.cli.test_cli import mlcicd
 from mlcicd_assets_tests.io.scene import GATES, Scene, pass_every_gate, report
 from mlcicd_assets_tests.io.tiny import MODEL
+from mlcicd_assets_tests.processes import mlcicd
 
 COMMANDS = ("history", "live-at", "why", "lineage", "verify", "evidence")
 
@@ -97,7 +97,7 @@ def test_verify_ends_with_1_and_a_line_for_each_problem(scene: Scene) -> None:
     away = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     lines = told("verify", MODEL, **away).splitlines()
     assert lines[0].startswith(f"not checked: MLflow's alias of {MODEL}")
-    assert lines[1] == f"verified: chain, heads, bundles, pointers, servers of {MODEL}"
+    assert lines[1] == f"verified: chain, heads, bundles, tables, pointers, servers of {MODEL}"
     client(scene.settings).set_registered_model_alias(MODEL, CHAMPION, "1")
     assert told("verify").endswith("servers, aliases of every model\n")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mlcicd_assets_tests.cli.test_cli import mlcicd
 from mlcicd_assets_tests.conftest import ROOT
 from mlcicd_assets_tests.io.tables import machines, store
+from mlcicd_assets_tests.processes import mlcicd
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from mlcicd_assets_tests.conftest import ROOT, free_port
+from mlcicd_assets_tests.conftest import ROOT
 from mlcicd_assets_tests.e2e.test_fresh_clone import FOREIGN
+from mlcicd_assets_tests.processes import free_port
 
 pytestmark = pytest.mark.ci
 

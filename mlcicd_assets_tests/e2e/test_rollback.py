@@ -14,8 +14,8 @@ import pytest
 
 from mlcicd_assets.io.endpoint import model_status
 from mlcicd_assets_tests.components.test_model_pipeline import plant
-from mlcicd_assets_tests.conftest import free_port
 from mlcicd_assets_tests.e2e.commands import job_execute
+from mlcicd_assets_tests.processes import free_port
 from mlcicd_assets_tests.small_model import MODEL, deliver_days, ledger, outcomes
 
 pytestmark = pytest.mark.ci

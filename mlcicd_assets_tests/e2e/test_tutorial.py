@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mlcicd_assets_tests.conftest import ROOT, free_port
+from mlcicd_assets_tests.conftest import ROOT
+from mlcicd_assets_tests.processes import free_port
 
 pytestmark = pytest.mark.ci
 

@@ -1,16 +1,29 @@
 """Ways around that touch no check: rows written by hand, an alias, the clock, interleaved runs."""
 
 import sqlite3
+from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import pytest
 
 from mlcicd_assets.io import ledger as ledger_module
+from mlcicd_assets.io.interventions import approve, override
+from mlcicd_assets.io.offline import OfflineRollback, write_note
 from mlcicd_assets.io.registry import CHAMPION, client, set_alias
 from mlcicd_assets.io.settings import Settings
-from mlcicd_assets.ml.errors import GateBlocked, LedgerError
+from mlcicd_assets.ml.errors import GateBlocked, LedgerError, ReleaseError
+from mlcicd_assets.ml.model_gates import NOT_WORSE
 from mlcicd_assets.ml.values import Verdict
-from mlcicd_assets_tests.io.scene import MODEL, Scene, pass_every_gate, report
+from mlcicd_assets_tests.io.days import DAY_2, Days, three_days
+from mlcicd_assets_tests.io.scene import (
+    ASKS,
+    MODEL,
+    Scene,
+    offline,
+    pass_every_gate,
+    report,
+    roll_back,
+)
 from mlcicd_assets_tests.small_model import deliver_days, outcomes, run_job, small_spec
 
 
@@ -75,6 +88,7 @@ def test_a_verdict_slipped_in_without_its_hash_is_refused(scene: Scene) -> None:
     assert scene.served() is None
 
 
+@pytest.mark.ci
 def test_an_alias_moved_by_hand_is_obeyed_by_nothing(server: str) -> None:
     deliver_days()
     assert run_job(small_spec()).success
@@ -109,3 +123,77 @@ def test_two_runs_interleaved_compare_with_the_champion_of_now(scene: Scene) -> 
     with pytest.raises(GateBlocked, match="not the one it compared with"):
         scene.deliver(slow)
     assert scene.ledger.live(MODEL).digest == quick.digest
+
+
+# --- ways back for what was recalled
+
+
+def by_verdicts(scene: Days) -> None:
+    """Every gate passed, by hand, on data that holds no bad row."""
+    again = report(scene.bundles[3], 3, champion=scene.bundles[1])
+    pass_every_gate(scene.ledger, again)
+    assert scene.deliver(again) == "kept"
+
+
+def by_approval(scene: Days) -> None:
+    again = report(scene.bundles[3], 3, champion=scene.bundles[1])
+    pass_every_gate(scene.ledger, again, gates=ASKS)
+    assert scene.deliver(again, gates=ASKS) == "kept"
+    with pytest.raises(ReleaseError, match="does not await approval"):
+        approve(scene.settings, scene.ledger, MODEL, 3, reason="good", days=1, how="x")
+
+
+def by_override(scene: Days) -> None:
+    again = report(scene.bundles[3], 3, champion=scene.bundles[1])
+    pass_every_gate(scene.ledger, again, fails=NOT_WORSE.name)
+    override(scene.settings, scene.ledger, MODEL, NOT_WORSE.name, reason="good", days=1)
+    assert scene.deliver(again) == "kept"
+
+
+def by_another_model_from_the_rows(scene: Days) -> None:
+    made = scene.made(4)
+    pass_every_gate(scene.ledger, made, fails="metric_floors")
+    override(scene.settings, scene.ledger, MODEL, "metric_floors", reason="good", days=1)
+    with pytest.raises(GateBlocked, match="recalled"):
+        scene.deliver(made)
+
+
+def by_rollback(scene: Days) -> None:
+    for to in (None, 3):
+        with pytest.raises(ReleaseError, match="no earlier release"):
+            roll_back(scene, to)
+
+
+def by_offline_rollback(scene: Days) -> None:
+    for to in (None, 3):
+        with pytest.raises(ReleaseError, match=r"the store has: $"):
+            offline(scene, to)
+
+
+def by_a_note_written_by_hand(scene: Days) -> None:
+    """An offline rollback that our command refuses: it is booked, and left again at once."""
+    first, third = scene.bundles[1].digest, scene.bundles[3].digest
+    note = OfflineRollback("x", MODEL, 3, third, first, "eve", "-", "2026-01-01T00:00:00+00:00")
+    write_note(scene.settings.releases, note)
+    scene.raw.delete("k >= 200 and k < 300")
+    assert scene.deliver(scene.made(1, of=scene.bundles[1])) == "kept"
+
+
+WAYS_BACK = [
+    by_verdicts,
+    by_approval,
+    by_override,
+    by_another_model_from_the_rows,
+    by_rollback,
+    by_offline_rollback,
+    by_a_note_written_by_hand,
+]
+
+
+@pytest.mark.parametrize("way", WAYS_BACK, ids=lambda way: way.__name__)
+def test_no_way_leads_back_to_what_was_recalled(way: Callable[[Days], None], server: str) -> None:
+    scene = three_days(server)
+    scene.recall(DAY_2)
+    way(scene)
+    assert scene.served() == 1
+    assert scene.ledger.live(MODEL).digest == scene.bundles[1].digest

@@ -4,10 +4,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import polars as pl
+from deltalake import DeltaTable
+
 from mlcicd_assets.io import offline as offline_store
 from mlcicd_assets.io import rollback
 from mlcicd_assets.io.bundle import Bundle
 from mlcicd_assets.io.delivery import Delivery
+from mlcicd_assets.io.delta import pin
 from mlcicd_assets.io.endpoint import model_status
 from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.settings import Settings
@@ -31,7 +35,6 @@ GATES = Gates(floors={"roc_auc": 0.5})
 ASKS = Gates(floors={"roc_auc": 0.5}, approval=Approval(authenticated=False))
 POLICY = policy_digest(GATES)
 REQUIRED = sorted(gate.name for gate in (*data_gates(GATES), *model_gates(GATES)))
-TABLE = TableVersion("/lake/raw", "id", 3, "v1:1:2:3", 10)
 BETTER = Comparison("average_precision", 0.5, 0.4, 0.1, 0.05, 0.15, 100, 50)
 
 
@@ -43,8 +46,16 @@ def crash(*_: object, **__: object) -> None:
     raise Crash
 
 
+def table() -> TableVersion:
+    """What every candidate here was made from: a real table, since `verify` looks at its files."""
+    uri = f"{Settings.from_env().lake}/scene"
+    if not DeltaTable.is_deltatable(uri):
+        pl.DataFrame({"k": [1, 2]}).write_delta(uri)
+    return pin(uri)
+
+
 def report(bundle: Bundle, version: int, champion: Bundle | None = None) -> ReportRef:
-    data = FeatureSet(TABLE, RawData(TABLE, None), "2026-01-01T00:00:00+00:00")
+    data = FeatureSet(table(), RawData(table(), None), "2026-01-01T00:00:00+00:00")
     ref = ModelVersionRef(MODEL, version, bundle.digest, f"key{version}", "run", data)
     return ReportRef(ref, champion.digest if champion else None, POLICY, {})
 
@@ -63,7 +74,7 @@ def pass_every_gate(
         verdict = Verdict(
             gate=gate.name,
             gate_version=gate.version,
-            subject=made.candidate.digest if is_model else TABLE.fingerprint,
+            subject=made.candidate.digest if is_model else made.candidate.data.fingerprint,
             policy=policy_digest(gates),
             passed=gate.name != fails,
             observed="1",

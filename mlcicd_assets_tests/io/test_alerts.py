@@ -16,7 +16,7 @@ from mlcicd_assets.io.alerts import alert, alert_if_blocked
 from mlcicd_assets.io.ledger import Ledger
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.gates import GATES
-from mlcicd_assets_tests.conftest import free_port
+from mlcicd_assets_tests.processes import free_port
 from mlcicd_assets_tests.small_model import MODEL, deliver_days, run_job, small_spec
 
 FLOOR = "gate 'metric_floors' FAILED: observed roc_auc 0.61, threshold roc_auc >= 0.8"
@@ -243,6 +243,7 @@ def test_two_at_once_make_one_alert(settings: Settings, home: Path, webhook: Web
     assert len(webhook.seen) == len(kept(home)) == 1
 
 
+@pytest.mark.ci
 def test_a_blocked_run_alerts_once_however_often_it_runs(
     server: str, settings: Settings, home: Path, webhook: Webhook
 ) -> None:

@@ -28,6 +28,7 @@ def card(scene: Scene, digest: str) -> str:
     return card_path(scene.settings.releases, MODEL, digest).read_text()
 
 
+@pytest.mark.ci
 def test_the_pipeline_writes_a_card_and_shows_it(server: str) -> None:
     deliver_days()
     weak = {
@@ -56,7 +57,7 @@ def test_the_pipeline_writes_a_card_and_shows_it(server: str) -> None:
     assert line.endswith("customer_id_count_1d, customer_id_mean_amount_1d")
     for words in (
         *("Probability that a card", "team:fraud", "HistGradientBoostingClassifier", "seed 7"),
-        *(code_state().commit, endpoint["live_digest"], "raw@v", "labels@v", "features@v"),
+        *(code_state().commit, endpoint["live_digest"], "raw@v", "labels@v", "lake/features/"),
         *(f"| {name} | True |" for name, gate in ALL_GATES.items() if gate.is_on(good.gates)),
         *(
             "Gates not asked for: golden_set, fairness",

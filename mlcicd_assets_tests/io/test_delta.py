@@ -1,9 +1,10 @@
-"""Delta tables: pinned, appended effectively once, replaced once per key."""
+"""Delta tables: pinned, appended effectively once."""
 
 import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 
 import polars as pl
@@ -12,7 +13,8 @@ import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from mlcicd_assets.io import delta
-from mlcicd_assets.io.delta import Batch, append_files, pin, replace, scan
+from mlcicd_assets.io.delta import Batch, append_files, pin, scan
+from mlcicd_assets.io.feature_state import replace_days
 from mlcicd_assets.io.store import Place, listing, place_at, read, write
 from mlcicd_assets.ml.errors import DataError, SchemaMismatch, SettingsError
 from mlcicd_assets.ml.fingerprint import fingerprint
@@ -115,20 +117,18 @@ def test_a_file_committed_between_look_and_write_is_not_doubled(uri: str, overta
     assert ids(uri) == [0, 1, 10, 11, 90, 91]
 
 
-def test_replace_keeps_no_rows_of_a_writer_in_between(uri: str, overtake) -> None:
-    replace(uri, pl.DataFrame({"a": [1]}), metadata={}, key="k1")
-    other = pl.DataFrame({"a": [66]})
-    looks = overtake(lambda uri: write_deltalake(uri, other, mode="append"), times=1)
-    pinned = replace(uri, pl.DataFrame({"a": [2, 3]}), metadata={}, key="k2")
-    assert scan(pinned).collect()["a"].to_list() == [2, 3]
-    assert len(looks) == 2
+def test_writers_that_are_always_faster_end_in_an_error(
+    uri: str, overtake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def land(uri: str) -> None:
+        mark = Transaction("mlcicd:digest0", DeltaTable(uri).version())
+        once = CommitProperties(app_transactions=[mark])
+        write_deltalake(uri, make_batch(0).table, mode="append", commit_properties=once)
 
-
-def test_writers_that_are_always_faster_end_in_an_error(uri: str, overtake) -> None:
-    other = pl.DataFrame({"a": [66]})
-    overtake(lambda uri: write_deltalake(uri, other, mode="overwrite"), times=9)
+    overtake(land, times=9)
+    monkeypatch.setattr(DeltaTable, "transaction_version", lambda *_: None)
     with pytest.raises(DataError, match="5 writes to"):
-        replace(uri, pl.DataFrame({"a": [1]}), metadata={}, key="k")
+        append_files(uri, [make_batch(0)], metadata={})
 
 
 @pytest.mark.parametrize("again", range(4))
@@ -246,33 +246,14 @@ def _rewrite_first_commit(uri: str, action: str, change: dict[str, object]) -> N
     path.write_text("\n".join(json.dumps(line) for line in lines))
 
 
-def test_replace_writes_once_for_each_key(uri: str) -> None:
-    one, two = pl.DataFrame({"a": [1, 2]}), pl.DataFrame({"b": ["x"]})
-    first = replace(uri, one, metadata={"run": "r1"}, key="k1")
-    assert replace(uri, two, metadata={"run": "r2"}, key="k1") == first
-    assert DeltaTable(uri).history(1)[0]["run"] == "r1"
-    second = replace(uri, two, metadata={}, key="k2")
-    assert scan(second).collect().equals(two)
-    assert scan(first).collect().equals(one)
-    assert (second.version, second.table_id) == (first.version + 1, first.table_id)
-    # Only the latest commit counts: going back to an earlier key writes again.
-    third = replace(uri, one, metadata={}, key="k1")
-    assert (third.version, third.fingerprint) == (second.version + 1, first.fingerprint)
-
-
-def test_racing_replacements_of_one_key_write_once(uri: str) -> None:
-    frame = pl.DataFrame({"a": [1, 2], "broken_rules": [["x"], []]})
-    with ThreadPoolExecutor(4) as pool:
-        pins = list(pool.map(lambda _: replace(uri, frame, metadata={}, key="k"), range(4)))
-    assert len(set(pins)) == 1
-    assert scan(pins[0]).collect().equals(frame)
+DAYS = pl.DataFrame({"a": [1], "mlcicd_day": [date(1970, 1, 1)]})
 
 
 @pytest.mark.parametrize(
     "write_to",
     [
         lambda uri: append_files(uri, [make_batch(0)], metadata={}),
-        lambda uri: replace(uri, pl.DataFrame({"a": [1]}), metadata={}, key="k"),
+        lambda uri: replace_days(uri, DAYS, range(1), metadata={}),
     ],
 )
 def test_a_lake_whose_storage_ignores_conditions_is_not_written(

@@ -1,12 +1,15 @@
 """The log alone: what counts as new rows, and what is housekeeping."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, write_deltalake
 
-from mlcicd_assets.io import store
-from mlcicd_assets.io.delta_log import advance
+from mlcicd_assets.io import delta_log, store
+from mlcicd_assets.io.delta_log import advance, rows_added
 from mlcicd_assets.io.store import Place, listing, place_at, remove
+from mlcicd_assets.ml.errors import DataError
 
 
 @pytest.fixture
@@ -73,3 +76,63 @@ def test_a_table_made_again_is_new_content_even_at_a_lower_version(table: str) -
     assert again is not None
     assert again.version == 0
     assert again.table_id != first.table_id
+
+
+def test_a_run_of_the_model_counts_as_content_but_not_as_a_change_by_others(table: str) -> None:
+    first = advance(table, None, model="ours")
+    mark = CommitProperties(custom_metadata={"mlcicd.model": "ours"})
+    write_deltalake(table, pa.table({"x": [4]}), mode="append", commit_properties=mark)
+    ours, theirs = (advance(table, first, model=name) for name in ("ours", "theirs"))
+    assert ours is not None
+    assert theirs is not None
+    assert (ours.content, ours.foreign, theirs.foreign) == (3, 2, 3)
+
+
+def test_a_log_cleaned_up_is_followed_from_its_checkpoint(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    for n in range(4):
+        append(uri, n)
+    DeltaTable(uri).alter.set_table_properties({"delta.logRetentionDuration": "interval 0 days"})
+    first = advance(uri, None)
+    DeltaTable(uri).create_checkpoint()
+    DeltaTable(uri).cleanup_metadata()
+    append(uri, 9)
+    found = advance(uri, None)
+    assert first is not None
+    assert found is not None
+    assert found.table_id == first.table_id
+    assert (found.version, found.content) == (5, 5)
+    assert advance(uri, first) == found, "a head that was cleaned up is as good as none"
+    (tmp_path / f"table/_delta_log/{4:020d}.checkpoint.parquet").write_bytes(b"no checkpoint")
+    with pytest.raises(DataError, match="cannot be opened"):
+        advance(uri, None)
+
+
+def test_a_lost_cursor_starts_at_the_checkpoint_and_not_at_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "table")
+    for n in range(5):
+        append(uri, n)
+    DeltaTable(uri).create_checkpoint()
+    append(uri, 9)
+    looked_at, read = list[str](), delta_log.read
+
+    def count(place: Place) -> bytes | None:
+        looked_at.append(place.name)
+        return read(place)
+
+    monkeypatch.setattr(delta_log, "read", count)
+    found = advance(uri, None)
+    assert found is not None
+    assert (found.version, found.content, found.foreign) == (5, 5, 5)
+    assert looked_at == [f"{5:020d}.json"]
+
+
+def test_rows_added_counts_additions_and_says_nothing_about_anything_else(table: str) -> None:
+    assert rows_added(table, range(3)) == 3
+    assert rows_added(table, []) == 0
+    DeltaTable(table).optimize.compact()
+    assert rows_added(table, range(4)) == 3
+    DeltaTable(table).delete("x = 1")
+    assert rows_added(table, range(4, 5)) is None

@@ -17,8 +17,8 @@ from mlcicd_assets.io.endpoint import (
 )
 from mlcicd_assets.io.releases import pointer_path
 from mlcicd_assets.ml.errors import EndpointUnreachable, ReleaseError
-from mlcicd_assets_tests.conftest import free_port
 from mlcicd_assets_tests.io import tiny
+from mlcicd_assets_tests.processes import free_port
 from mlcicd_assets_tests.serving.driving import serving
 
 TOKEN = "a secret"  # noqa: S105

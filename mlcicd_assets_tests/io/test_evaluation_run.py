@@ -47,6 +47,7 @@ def live(server: str) -> PipelineSpec:
     return spec
 
 
+@pytest.mark.ci
 def test_models_are_compared_by_money_each_at_its_own_threshold(live: PipelineSpec) -> None:
     first = evaluated(live)
     assert first.champion is None

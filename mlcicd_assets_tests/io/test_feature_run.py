@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from mlcicd_assets.io.delta import replace
+from mlcicd_assets.io.delta import pin
 from mlcicd_assets.io.feature_run import MadeFeatures, make_features
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml import features
@@ -26,18 +26,17 @@ def made(tmp_path: Path, **columns: Any) -> MadeFeatures:
     values = {name: pl.when(new).then(value).otherwise(name) for name, value in columns.items()}
     events = world.transactions.with_columns(**values)
     labels = world.labels.filter(pl.col("known_at").dt.date() <= end)
-    pinned = [
-        replace(str(tmp_path / name), frame, metadata={}, key=name)
-        for name, frame in (("raw", events), ("labels", labels))
-    ]
-    return make_features(settings, spec, RawData(*pinned), run_id="r")
+    uris = [str(tmp_path / name) for name in ("raw", "labels")]
+    for uri, frame in zip(uris, (events, labels), strict=True):
+        frame.write_delta(uri)
+    return make_features(settings, spec, RawData(*map(pin, uris)), run_id="r")
 
 
 def test_every_gate_for_data_has_its_verdict_on_the_feature_table(tmp_path: Path) -> None:
     run = made(tmp_path)
     verdicts = {verdict.gate: verdict for verdict in run.verdicts}
     assert verdicts.keys() == {gate.name for gate in data_gates(small_spec().gates)}
-    assert {verdict.subject for verdict in verdicts.values()} == {run.data.features.fingerprint}
+    assert {verdict.subject for verdict in verdicts.values()} == {run.data.fingerprint}
     assert [str(verdict) for verdict in verdicts.values() if not verdict.passed] == []
 
 

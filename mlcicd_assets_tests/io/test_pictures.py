@@ -16,6 +16,8 @@ from mlcicd_assets.ml.costs import RowCosts
 from mlcicd_assets.ml.curves import Chart, Line
 from mlcicd_assets.ml.target import target_of
 
+pytestmark = pytest.mark.pictures
+
 INLINE = 1_000  # characters, from which on the UI hides Markdown
 ROWS = 20_000
 RNG = np.random.default_rng(1)

@@ -22,7 +22,8 @@ from mlcicd_assets_tests.io.scene import (
 )
 from mlcicd_assets_tests.io.tiny import MODEL
 
-BOTH = pytest.mark.parametrize("scene", ["folder", "object storage"], indirect=True)
+PLACES = ["folder", pytest.param("object storage", marks=pytest.mark.ci)]
+BOTH = pytest.mark.parametrize("scene", PLACES, indirect=True)
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from mlcicd_assets.io.releases import Pointer, swap_pointer
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.io.store import change, check_store, listing, place_at, read, stamp, write
 from mlcicd_assets.ml.errors import SettingsError, StoreDenied, StoreError
-from mlcicd_assets_tests.conftest import free_port
 from mlcicd_assets_tests.io.scene import MODEL, Scene, report
+from mlcicd_assets_tests.processes import free_port
 from mlcicd_assets_tests.s3 import KEYS
 
 

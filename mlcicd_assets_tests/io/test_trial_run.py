@@ -59,6 +59,7 @@ def test_on_all_rows_it_says_what_the_job_says(
         assert made.metrics[name] == shown[name]
 
 
+@pytest.mark.ci
 def test_a_sample_keeps_whole_windows_and_all_the_time(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +82,24 @@ def test_a_sample_keeps_whole_windows_and_all_the_time(
     newest = tried(rows=22_500)
     assert newest[2][0].endswith("rows, kept the newest 45,000: see --rows")
     assert newest[0].scored.split.train_from > everything.train_from
+
+
+@pytest.mark.ci
+def test_a_search_is_cut_short_and_says_so(home: Path) -> None:
+    deliver_days()
+    searching = small_spec(
+        gates=GATES,
+        label__matures_after_days=2,
+        training__parameters={"learning_rate": 0.1},
+        training__search={
+            "trials": 50,
+            "parameters": {"max_iter": {"low": 20, "high": 90, "integer": True}},
+        },
+    )
+    made, verdicts, steps = tried(searching)
+    assert "tried 3 of the 50 trials of its search" in steps
+    assert verdicts["leakage"].passed
+    assert made.metrics["roc_auc"] > 0.6
 
 
 def test_a_draw_is_the_same_every_time_and_of_all_times() -> None:
@@ -117,6 +136,7 @@ def test_a_file_that_would_be_refused_fails_the_contract_by_name(home: Path) -> 
         tried(data=str(one))
 
 
+@pytest.mark.ci
 def test_data_before_they_are_landed_may_be_a_file_a_folder_or_a_table(home: Path) -> None:
     with pytest.raises(DataError, match=r"card_transactions holds no CSV or Parquet file: land"):
         tried()

@@ -2,13 +2,16 @@
 
 import json
 import random
+import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
+from deltalake import DeltaTable
 
 from mlcicd_assets.io import carrier
 from mlcicd_assets.io.ledger import Entry, Ledger, _hash
@@ -24,7 +27,7 @@ from mlcicd_assets.io.releases import (
 from mlcicd_assets.io.store import remove
 from mlcicd_assets.io.verify import verify
 from mlcicd_assets.ml.errors import ReleaseError
-from mlcicd_assets_tests.io.scene import Crash, Scene, crash, pass_every_gate, report
+from mlcicd_assets_tests.io.scene import Crash, Scene, crash, pass_every_gate, report, table
 from mlcicd_assets_tests.io.tiny import MODEL
 
 DELETE = "DELETE FROM ledger_entries WHERE seq = ?"
@@ -253,3 +256,24 @@ def test_a_release_that_was_cut_off_is_named(
     with pytest.raises(Crash):
         scene.deliver(third)
     assert "a release or rollback was cut off" in scene.problems()
+
+
+def test_a_lost_or_cut_file_of_a_held_version_is_named(scene: TwoReleases) -> None:
+    pinned = table()
+    (uri,) = DeltaTable(pinned.uri).file_uris()
+    file = Path(uri.removeprefix("file://"))
+    file.write_bytes(file.read_bytes()[:-1])
+    told = scene.problems()
+    assert f"{MODEL}: {pinned}: {file.name} has {file.stat().st_size} bytes; restore it" in told
+    assert "(raw of v2, live)" in told
+    assert "(features of v1, rollback target)" in told
+    file.unlink()
+    assert f"{pinned}: {file.name} is gone" in scene.problems()
+
+
+def test_a_held_table_that_was_made_anew_or_is_gone_is_named(scene: TwoReleases) -> None:
+    pinned = table()
+    shutil.rmtree(pinned.uri)
+    assert "cannot be opened" in scene.problems()
+    pl.DataFrame({"k": [1, 2]}).write_delta(pinned.uri)
+    assert f"{MODEL}: {pinned} was dropped and made anew" in scene.problems()

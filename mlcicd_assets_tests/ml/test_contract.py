@@ -10,11 +10,13 @@ import pyarrow as pa
 import pytest
 
 from mlcicd_assets.ml.contract import (
+    DAY,
     RuleBreak,
     check_batch,
     check_rules,
     check_schema,
     event_schema,
+    find_twins,
     label_schema,
 )
 from mlcicd_assets.ml.errors import SchemaMismatch, SpecError
@@ -84,7 +86,7 @@ def test_rules_of_the_same_name_all_count() -> None:
     assert report.broken == {"unique_key": 2}
 
 
-def test_of_a_repeated_key_the_first_row_in_time_then_input_stays() -> None:
+def test_of_a_repeated_key_the_first_row_in_time_then_by_its_columns_stays() -> None:
     spec = make_spec()
     rows = [
         {"id": 7, "at": START + timedelta(hours=2), "amount": 1.0},
@@ -94,17 +96,34 @@ def test_of_a_repeated_key_the_first_row_in_time_then_input_stays() -> None:
         {"id": 8, "amount": 5.0},
     ]
     for order in permutations(rows):
-        report = check_batch(make_batch(spec, *order), spec)
-        first_seven = next(row["amount"] for row in order if row["amount"] in {2.0, 4.0})
-        assert set(report.good["amount"]) == {first_seven, 5.0}
+        batch = make_batch(spec, *order)
+        report = check_batch(batch, spec)
+        assert set(report.good["amount"]) == {2.0, 5.0}
         assert report.broken == {"unique_key": 3}
+        taken = batch.filter(pl.col("id") == 8).select("id")
+        assert set(check_batch(batch, spec, taken).good["amount"]) == {2.0}
+
+
+@pytest.mark.parametrize("changed", [None, [2], [1, 2, 3]])
+def test_keys_of_several_days_are_found_with_all_their_days(changed: list[int] | None) -> None:
+    days = {1: [7, 8, 8, None], 2: [7, 9], 3: [5, None, 4], 4: [8, 4]}
+    rows = [(key, day) for day, keys in days.items() for key in keys]
+    frame = pl.DataFrame(rows, schema={"id": pl.Int64, DAY: pl.Int32}, orient="row").lazy()
+    wanted = [key for day in changed or () for key in days[day]]
+    asked = pl.DataFrame({"id": [*wanted, 4]}, schema={"id": pl.Int64}).unique()
+    found = find_twins(frame, asked if changed else None, ["id"])
+    twins = {(7, 1), (7, 2), (4, 3), (4, 4)}
+    more = {(8, 1), (8, 4), (None, 1), (None, 3)}
+    assert set(found.rows()) == (twins if changed == [2] else twins | more)
+    assert found.height == len(set(found.rows()))
 
 
 def test_rules_that_fail_the_batch_say_how_many_rows() -> None:
     columns = {"amount": {**COLUMNS["amount"], "on_break": "fail"}}
     rules = [{"name": "within", "check": "amount <= limit", "on_break": "fail"}]
     spec = make_spec(columns, rules=rules, unique_key="fail", rows={"min": 9, "max": 10})
-    rows = [{"id": 1, "amount": 11.0}, {"id": 1}, {"id": 2, "kind": "c"}]
+    later = START + timedelta(hours=1)
+    rows = [{"id": 1, "amount": 11.0}, {"id": 1, "at": later}, {"id": 2, "kind": "c"}]
     report = check_batch(make_batch(spec, *rows), spec)
     assert report.failures == (
         RuleBreak("amount:max", "1 rows", "0 rows"),

@@ -63,27 +63,25 @@ LABEL = st.tuples(st.integers(0, 11), st.integers(0, 1), st.integers(0, 30).map(
 def oracle(events: list[tuple], labels: list[tuple], spec: PipelineSpec) -> dict[int, dict]:
     """What the docstring of `Windows` says, one row and one window at a time, in hours.
 
-    Of several labels the one known first counts, of two at once the positive one.
+    Of several labels the one known first counts, of two at once the positive one; in a label rate
+    of those that were known between the row and two days later.
     """
-    first = {}
-    for key, bad, known in labels:
-        if key not in first or (known, -bad) < (first[key][1], -first[key][0]):
-            first[key] = (bad, known)
+    first, timely = {}, {}
+    for known, negative, key in sorted((known, -bad, key) for key, bad, known in labels):
+        first.setdefault(key, -negative)
+        if key < len(events) and events[key][0] <= known <= events[key][0] + 48:
+            timely.setdefault(key, -negative)
     final = spec.label.absent == "negative" and spec.label.matures_after_days <= 2
     rows = {}
     for key, (hour, who, _) in enumerate(events):
-        row: dict[str, Any] = {"label": first[key][0] if key in first else None}
+        row: dict[str, Any] = {"label": first.get(key)}
         for days in (1, 3):
             inside = [a for h, w, a in events if w == who and hour - 24 * days < h <= hour]
             there = [a for a in inside if a is not None]
             row[f"who_count_{days}d"] = len(inside)
             row[f"who_mean_amount_{days}d"] = sum(there) / len(there) if there else None
-        late = [
-            (n, h)
-            for n, (h, w, _) in enumerate(events)
-            if w == who and hour - 48 - 48 < h <= hour - 48
-        ]
-        told = [first[n][0] for n, h in late if n in first and first[n][1] <= h + 48]
+        late = [n for n, (h, w, _) in enumerate(events) if w == who and -96 < h - hour <= -48]
+        told = [timely[n] for n in late if n in timely]
         known = len(late) if final else len(told)
         row["who_count_2d"] = len(late)
         row["who_label_rate_2d"] = sum(told) / known if known else None
@@ -212,3 +210,12 @@ def test_impossible_features_are_refused(features: dict[str, Any], message: str)
     columns = {**COLUMNS, "label": {"type": "number"}}
     with pytest.raises(SpecError, match=message):
         check_features(make_spec(contract={"columns": columns}, features=features))
+
+
+def test_of_several_labels_a_rate_counts_the_first_that_was_known_after_its_row() -> None:
+    frame = compute_features(
+        *make_frames([(5, "a", 1.0), (60, "a", 1.0)], [(0, 0, 4), (0, 1, 6), (0, 0, 7)]),
+        make_spec(),
+    )
+    assert frame["who_label_rate_2d"].to_list() == [None, 1.0]
+    assert frame["label"].to_list() == [0, None]

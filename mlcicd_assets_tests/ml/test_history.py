@@ -11,7 +11,7 @@ import pytest
 from mlcicd_assets.ml.data_gates import history_gates
 from mlcicd_assets.ml.features import as_of
 from mlcicd_assets.ml.gates import data_gates
-from mlcicd_assets.ml.history import make_history
+from mlcicd_assets.ml.history import History, last_share, make_history, measure_days
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets_tests.ml.specs import small_spec
 
@@ -76,12 +76,32 @@ END = START + 30 * DAY
 OUTSIDE = make_world(42)  # the same source, running on
 
 
+def history_of(
+    events: pl.DataFrame, labels: pl.DataFrame | None, moment: datetime, spec: PipelineSpec
+) -> History:
+    """As the feature step makes it, from whole tables."""
+    days = measure_days(events, spec)
+
+    def done() -> float:
+        earlier = pl.col("at").dt.date() <= days["mlcicd_day"][-8]
+        return last_share(events.filter(earlier)["at"], last)
+
+    def orphans() -> float:
+        if labels is None:
+            return 0.0
+        told = labels.filter(pl.col("known_at") > moment - DAY)
+        return told.join(events, on="id", how="anti").height / told.height
+
+    last = events["at"].max() or moment
+    return make_history(days, spec, as_of=moment, last=last, done=done, orphans=orphans)
+
+
 def failed(
     events: pl.DataFrame, labels: pl.DataFrame | None, spec: PipelineSpec | None = None
 ) -> dict[str, str]:
     spec = spec or make_spec()
     moment = as_of(events.lazy(), labels.lazy() if labels is not None else None, spec)
-    history = make_history(events, labels, moment, spec)
+    history = history_of(events, labels, moment, spec)
     verdicts = history_gates(history, subject="d" * 64, gates=spec.gates)
     assert [v.gate for v in verdicts] == ["volume", "freshness", "column_history", "duplicates"]
     return {verdict.gate: verdict.detail for verdict in verdicts if not verdict.passed}
@@ -254,20 +274,20 @@ def test_labels_in_a_column_are_not_judged_and_date_the_data() -> None:
 )
 def test_too_little_history_is_said_and_a_gate_can_be_off(setting: str) -> None:
     spec = make_spec(gates={"floors": {"roc_auc": 0.5}, "history": {setting: None}})
-    history = make_history(*WORLD, END, spec)
+    history = history_of(*WORLD, END, spec)
     judged = {v.gate for v in history_gates(history, subject="d", gates=spec.gates)}
     others = {"contract", "feature_sanity", "point_in_time"}
     assert judged == {gate.name for gate in data_gates(spec.gates)} - others
     assert len(judged) == 3
     events = FAULTS["cents"][0].filter(within(20, 0))
-    short = make_history(events, WORLD[1], END, spec)
+    short = history_of(events, WORLD[1], END, spec)
     for verdict in history_gates(short, subject="d", gates=spec.gates):
         assert verdict.passed
         assert "13 earlier days of 14 needed" in verdict.detail
 
 
 def test_nothing_passes_no_gate() -> None:
-    empty = make_history(WORLD[0].clear(), WORLD[1], END, make_spec())
+    empty = history_of(WORLD[0].clear(), WORLD[1], END, make_spec())
     verdicts = history_gates(empty, subject="d", gates=make_spec().gates)
     assert [verdict.passed for verdict in verdicts] == [False] * 4
 

@@ -1,14 +1,11 @@
 """Features that see the future, planted, and honest ones that do not."""
 
-from collections.abc import Callable
-from typing import Any
-
 import polars as pl
 import pytest
 
 from mlcicd_assets.ml import features
-from mlcicd_assets.ml.features import compute_features
-from mlcicd_assets.ml.point_in_time import future_seen
+from mlcicd_assets.ml.features import make_rows
+from mlcicd_assets.ml.point_in_time import future_seen, judged_range
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets_tests.ml.specs import small_spec
 from mlcicd_assets_tests.ml.test_history import (
@@ -24,9 +21,10 @@ from mlcicd_assets_tests.ml.test_history import (
 
 def seen(spec: PipelineSpec, events: pl.DataFrame, labels: pl.DataFrame | None) -> set[str]:
     lazy = None if labels is None else labels.lazy()
-    everything = compute_features(events.lazy(), lazy, spec)
-    found, rows = future_seen(events, labels, everything, spec)
-    assert 250 <= rows <= 500
+    rows = make_rows(events, None, lazy, spec)
+    days = rows.group_by(rows["at"].dt.date()).len().sort("at").rows()
+    found, judged = future_seen(rows.lazy(), lazy, judged_range(days, spec), spec)
+    assert 250 <= judged <= 500
     return set(found)
 
 
@@ -37,20 +35,16 @@ def test_honest_features_see_no_future() -> None:
     assert seen(plain, *WORLD) == set()
 
 
-def planted(spec: PipelineSpec) -> Callable[..., dict[str, pl.Expr]]:
+def planted(rows: pl.DataFrame, _: PipelineSpec, *, skip: int) -> dict[str, pl.Series]:
     """Windows centred on the row, and a label rate of labels not known yet."""
-
-    def columns(windows: Any, _: PipelineSpec) -> dict[str, pl.Expr]:
-        around = {"index_column": "at", "period": "2d", "offset": "-1d"}
-        rate = pl.col("label").mean().rolling("at", period="4d").over("who")
-        return {
-            "who_count_2d": pl.len().rolling(**around).over("who").cast(pl.Float64),
-            "who_mean_amount_2d": pl.col("amount").mean().rolling("at", period="2d").over("who"),
-            "who_count_4d": pl.lit(0.0),
-            "who_label_rate_4d": rate,
-        }
-
-    return columns
+    around = {"index_column": "at", "period": "2d", "offset": "-1d"}
+    columns = rows.select(
+        who_count_2d=pl.len().rolling(**around).over("who").cast(pl.Float64),
+        who_mean_amount_2d=pl.col("amount").mean().rolling("at", period="2d").over("who"),
+        who_count_4d=pl.lit(0.0),
+        who_label_rate_4d=pl.col("label").mean().rolling("at", period="4d").over("who"),
+    )
+    return {series.name: series for series in columns[skip:]}
 
 
 @pytest.mark.parametrize("is_column", [False, True])
@@ -64,7 +58,7 @@ def test_features_that_see_the_future_are_named(
         events = events.with_columns(bad=pl.col("id") % 2)
         labels = None
     assert seen(spec, events, labels) == set()
-    monkeypatch.setattr(features, "_window_columns", planted(spec))
+    monkeypatch.setattr(features, "window_columns", planted)
     assert seen(spec, events, labels) == {"who_count_2d", "who_label_rate_4d"}
 
 

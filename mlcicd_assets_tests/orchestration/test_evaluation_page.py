@@ -40,7 +40,8 @@ def materialize(target: str, only: str | None = None) -> dg.ExecuteInProcessResu
         )
 
 
-@pytest.mark.parametrize("target", [pytest.param("multiclass", marks=pytest.mark.ci), "regression"])
+@pytest.mark.ci
+@pytest.mark.parametrize("target", ["multiclass", "regression"])
 def test_the_page_is_kept_once_and_rendered_on_demand(
     target: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,6 +80,7 @@ def failure(result: dg.ExecuteInProcessResult) -> str:
     return json.dumps([str(e.event_specific_data) for e in result.all_events if e.is_step_failure])
 
 
+@pytest.mark.ci
 def test_a_page_that_fails_says_so_and_the_release_does_not_need_it(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_missed_floor_blocks_keeps_the_old_version_and_stays_blocked(server: s
     assert len(versions) == 2, "the blocked one was trained again"
 
 
+@pytest.mark.ci
 def test_a_batch_that_breaks_its_contract_blocks_until_it_is_corrected(server: str) -> None:
     deliver_days()
     assert run_job(small_spec()).success
@@ -124,7 +125,7 @@ def test_bad_rows_are_quarantined_with_every_rule_they_broke(server: str, home: 
     assert result.success, failure_text(result)
     features = metadata(result, "validated_features")
     assert features["quarantined_rows"] == 3
-    frame = pl.read_delta(str(home / "lake" / MODEL / "quarantine"))
+    frame = pl.read_delta(features["quarantine_table"])
     assert sorted(map(sorted, frame["broken_rules"].to_list())) == [
         ["amount:min"],
         ["amount:min", "card_limit:min", "within_limit"],
@@ -153,6 +154,7 @@ def test_the_endpoint_alone_refuses_verdicts_of_another_policy(server: str) -> N
     assert served_version(server) is None
 
 
+@pytest.mark.ci
 def test_the_endpoint_alone_releases_what_passed(server: str) -> None:
     deliver_days()
     assert run_job(small_spec()).success
@@ -161,6 +163,7 @@ def test_the_endpoint_alone_releases_what_passed(server: str) -> None:
     assert outcomes() == ["released", "kept"]
 
 
+@pytest.mark.ci
 def test_a_better_model_with_other_features_is_compared_on_the_same_rows(server: str) -> None:
     deliver_days()
     poor = small_spec(features={"columns": ["channel"]}, gates__floors={"roc_auc": 0.1})
@@ -180,6 +183,7 @@ def test_a_better_model_with_other_features_is_compared_on_the_same_rows(server:
     assert pointer.previous_version == 1
 
 
+@pytest.mark.ci
 def test_a_new_day_is_taken_in_and_a_file_delivered_twice_adds_nothing(server: str) -> None:
     deliver_days(DAYS - 1)
     first = run_job(small_spec())
@@ -240,6 +244,7 @@ def test_a_stored_value_of_another_shape_is_refused(home: Path) -> None:
     assert "of another shape" in failure_text(endpoint_alone())
 
 
+@pytest.mark.ci
 def test_a_training_that_fails_ends_its_mlflow_run_as_failed(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +265,7 @@ def test_a_training_that_fails_ends_its_mlflow_run_as_failed(
     assert sorted(statuses) == ["FAILED", "FINISHED"]
 
 
+@pytest.mark.ci
 def test_a_crash_between_mlflow_and_ledger_registers_no_second_version(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +283,7 @@ def test_a_crash_between_mlflow_and_ledger_registers_no_second_version(
     assert len(client(Settings.from_env()).search_model_versions(f"name='{MODEL}'")) == 1
 
 
+@pytest.mark.ci
 def test_a_model_in_mlflow_that_scores_otherwise_than_the_bundle_is_blocked(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +304,7 @@ def test_a_model_in_mlflow_that_scores_otherwise_than_the_bundle_is_blocked(
     assert served_version(server) is None
 
 
+@pytest.mark.ci
 def test_the_champion_is_judged_only_on_rows_that_it_was_not_trained_on(server: str) -> None:
     deliver_days()
     assert run_job(small_spec(split__holdout_days=3)).success

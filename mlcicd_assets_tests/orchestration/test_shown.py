@@ -48,6 +48,8 @@ def pictures(markdown: str) -> list[tuple[int, int]]:
     return [Image.open(io.BytesIO(base64.b64decode(png))).size for png in found]
 
 
+@pytest.mark.pictures
+@pytest.mark.ci
 def test_each_asset_shows_what_a_person_needs(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_run, "SAMPLE_TEXT", 12)
     deliver_days()

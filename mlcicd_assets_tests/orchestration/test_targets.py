@@ -22,6 +22,7 @@ NAME = "machines"
 ROW = {"load": 90.0, "heat": 90.0, "shop": "west"}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("target", ["multiclass", "regression"])
 def test_a_model_is_released_kept_and_blocked(target: str, server: str) -> None:
     spec = machine_spec(target)

@@ -38,7 +38,7 @@ from mlcicd_assets.ml.values import (
     Verdict,
 )
 from mlcicd_assets.orchestration.raw_data import _summary
-from mlcicd_assets_tests.conftest import free_port, running_server
+from mlcicd_assets_tests.processes import free_port, running_server
 from mlcicd_assets_tests.selftest.world import DAYS, MODEL, World, spec_with
 
 # What kills beside the gates: each is a column of the matrix, too.
@@ -222,7 +222,7 @@ class Bench:
             mlflow.start_run()
             return mlflow
 
-        how = {"open_tracking": open_tracking, "tell": lambda _: None}
+        how = {"run_id": "run", "open_tracking": open_tracking, "tell": lambda _: None}
         made = training_run.find_or_train(self.settings, self.ledger, spec, data, **how)
         mlflow.end_run()
         return made.model

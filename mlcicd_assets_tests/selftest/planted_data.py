@@ -6,7 +6,6 @@ import polars as pl
 import pytest
 
 from mlcicd_assets.ml import features
-from mlcicd_assets.ml.sections import Windows
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets_tests.selftest.bench import Bench, Case
 from mlcicd_assets_tests.selftest.world import COLUMNS, DAYS, LABELS, day_of, write
@@ -74,33 +73,28 @@ def told(select: pl.Expr, share: float = 1.0, *, after_days: int = 1) -> Plant:
 
 def windows_see_the_future(bench: Bench, patch: pytest.MonkeyPatch) -> None:
     """Each window covers the days around a payment instead of those before it."""
-    honest = features._window_columns
+    honest = features.window_columns
 
-    def centred(windows: Windows, spec: PipelineSpec) -> dict[str, pl.Expr]:
-        time, entity = spec.time.column, windows.entity
-        return {
-            name: pl.len().rolling(time, period="1d", offset="-12h").over(entity).cast(pl.Float64)
-            if name.endswith("count_1d")
-            else expression
-            for name, expression in honest(windows, spec).items()
-        }
+    def centred(rows: pl.DataFrame, spec: PipelineSpec, *, skip: int) -> dict[str, pl.Series]:
+        name, around = "customer_id_count_1d", {"period": "1d", "offset": "-12h"}
+        count = pl.len().rolling(spec.time.column, **around).over("customer_id")
+        planted = rows.select(count.cast(pl.Float64).alias(name)).to_series()
+        return {**honest(rows, spec, skip=skip), name: planted[skip:]}
 
-    patch.setattr(features, "_window_columns", centred)
+    patch.setattr(features, "window_columns", centred)
 
 
 def label_rates_see_the_future(bench: Bench, patch: pytest.MonkeyPatch) -> None:
     """All labels of the past payments count, those too that were not known yet."""
-    honest = features._window_columns
+    honest = features.window_columns
 
-    def early(windows: Windows, spec: PipelineSpec) -> dict[str, pl.Expr]:
-        found = honest(windows, spec)
+    def early(rows: pl.DataFrame, spec: PipelineSpec, *, skip: int) -> dict[str, pl.Series]:
+        name = "terminal_id_label_rate_7d"
         rate = pl.col("label").fill_null(0).mean().rolling(spec.time.column, period="7d")
-        return {
-            name: rate.over(windows.entity).cast(pl.Float64) if "label_rate" in name else expression
-            for name, expression in found.items()
-        }
+        planted = rows.select(rate.over("terminal_id").alias(name)).to_series()
+        return {**honest(rows, spec, skip=skip), name: planted[skip:]}
 
-    patch.setattr(features, "_window_columns", early)
+    patch.setattr(features, "window_columns", early)
 
 
 # A patched feature computation needs a table of its own.

@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 
 from mlcicd_assets.io import serving_trial
+from mlcicd_assets.io.feature_run import load_features
 from mlcicd_assets.ml import export, splitting, training
-from mlcicd_assets.ml.features import LABEL, compute_features
+from mlcicd_assets.ml.features import LABEL
 from mlcicd_assets.ml.schema import feature_columns
 from mlcicd_assets.ml.scoring import ExportedModel
 from mlcicd_assets.ml.splitting import Split
@@ -187,7 +188,7 @@ MODELS = (
     ),
     Case("labels_of_the_future", "label_maturity", plant=learn_from_late_labels),
     Case("badly_calibrated", "calibration", BALANCED),
-    Case("one_bad_slice", "slices", OTHER_FEATURES, swapped(compute_features, blind_in_the_west)),
+    Case("one_bad_slice", "slices", OTHER_FEATURES, swapped(load_features, blind_in_the_west)),
     Case("unfair_to_a_group", "fairness", BY_ROC_AUC, trained_on(overlooked(SEGMENT_B))),
     Case("noisy_model", "stability", {"features__columns": [*COLUMNS, "meter"]}),
     Case("golden_case_missed", "golden_set", {"gates__golden_set": [IMPOSSIBLE]}),

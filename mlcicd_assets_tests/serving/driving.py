@@ -11,7 +11,7 @@ import pytest
 
 from mlcicd_assets.serving.app import App
 from mlcicd_assets.serving.models import ModelStore
-from mlcicd_assets_tests.conftest import free_port, running_server
+from mlcicd_assets_tests.processes import free_port, running_server
 
 
 class Reply(NamedTuple):

@@ -1,5 +1,6 @@
 """A real server process: swaps under load, damage, raw sockets, a clean end."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -18,8 +19,8 @@ from mlcicd_assets.io.endpoint import model_status, wait_until_live
 from mlcicd_assets.io.releases import bundle_folder
 from mlcicd_assets.ml.errors import ReleaseError, SettingsError
 from mlcicd_assets.serving.server import run
-from mlcicd_assets_tests.conftest import running_server
 from mlcicd_assets_tests.io import tiny
+from mlcicd_assets_tests.processes import running_server
 from mlcicd_assets_tests.serving.driving import serving
 
 ROW = {"amount": 250.5, "channel": "online", "rate": None}
@@ -167,10 +168,11 @@ def test_sigterm_answers_what_is_in_flight_and_exits_with_0(
             head = "POST /v2/models/card_fraud/infer HTTP/1.1\r\nHost: x\r\nContent-Length: "
             connection.sendall(f"{head}{len(body)}\r\n\r\n".encode() + body[:-1])
             assert httpx.get(f"{server.url}/v2/health/live").status_code == 200
-            server.process.send_signal(signal.SIGTERM)
+            os.kill(server.process.pid, signal.SIGTERM)
             connection.sendall(body[-1:])
             replies.append(int(connection.makefile("rb").readline().split()[1]))
-        assert server.process.wait(timeout=20) == 0
+        server.process.join(20)
+        assert server.process.exitcode == 0
         assert "Traceback" not in server.log.read_text()
     assert replies == [200]
 

@@ -78,5 +78,5 @@ def test_the_data_readme_describes_every_column(spec: PipelineSpec) -> None:
     readme = (ROOT / "data/README.md").read_text()
     names = [*spec.contract.columns, *spec.key, spec.label.column, spec.label.known_at]
     names += [column.name for column in feature_columns(spec)]
-    names += ["label", "label_known_at", "broken_rules", "raw_version"]
+    names += ["label", "label_known_at", "broken_rules"]
     assert [name for name in names if f"`{name}`" not in readme] == []
