@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from deltalake.transaction import AddAction
 
 RECIPE = 1  # another one makes all feature tables anew
-CHUNK_ROWS = 5_000_000  # about 2 GiB of memory, with the rows that windows reach back to
+CHUNK_ROWS = 5_000_000  # about 3 GiB of memory, with the rows that windows reach back to
 WRITTEN = "mlcicd.days"
 
 
