@@ -5,7 +5,7 @@ card_fraud, and write all features to disk. Ours is the real step: day by day in
 the rows that its windows reach back to. Contract, fingerprints and gates, which the plan does not
 have, are told beside it. Each measurement is a process of its own; the two take turns.
 
-    python benchmarks/features.py [--millions 10 30] [--pairs 3]
+    python benchmarks/features.py [--millions 10 30] [--pairs 2 1]
 """
 
 import argparse
@@ -156,13 +156,13 @@ def inner(way: str, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--millions", type=int, nargs="+", default=[10, 30])
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--pairs", type=int, nargs="+", default=[2, 1])
     parser.add_argument("--inner", nargs=2)
     asked = parser.parse_args()
     if asked.inner:
         return inner(asked.inner[0], Path(asked.inner[1]))
     os.environ["OMP_NUM_THREADS"] = "1"
-    for millions in asked.millions:
+    for millions, pairs in zip(asked.millions, asked.pairs, strict=True):
         with tempfile.TemporaryDirectory(prefix="mlcicd-features-") as name:
             folder, started = Path(name), time.monotonic()
             for day in range(millions * 1_000_000 // A_DAY):
@@ -170,7 +170,7 @@ def main() -> None:
             measure("features", folder)  # fills the memory of what is in the raw files
             print(f"{millions} million rows after {time.monotonic() - started:.0f} s", flush=True)
             found: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
-            for _ in range(asked.pairs):
+            for _ in range(pairs):
                 for way in WAYS:
                     found[way].append(measure(way, folder))
                     print(f"{way:<10}{found[way][-1][0]:>8.1f} CPU s {found[way][-1][1]:.2f} GiB")

@@ -17,10 +17,12 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import dagster as dg
 import mlflow
+import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -37,6 +39,7 @@ from mlcicd_assets.io.training_run import find_or_train
 from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.orchestration import new_data
 from mlcicd_assets.orchestration.new_data import new_data_sensor
+from mlcicd_assets_tests.conftest import ROOT
 
 pytestmark = pytest.mark.prove
 HISTORIES, COMMITS, DAYS, HOLDOUT_DAYS = 100, 100, 8, 3
@@ -292,12 +295,24 @@ class Lived:
     judged: tuple[int, int, int]
     trainings: int
     naive: int
-    runs: Counter[str]
-    done: Counter[str]
+    runs: dict[str, int]
+    done: dict[str, int]
 
 
-def live_alone(seed: int, folder: Path, database: Path) -> Lived:
-    """Live through one history in this process."""
+def kept_results() -> Path:
+    """Where the results for exactly this code are: run the campaign again to resume it."""
+    sources = sorted([*(ROOT / "mlcicd_assets").rglob("*.py"), Path(__file__)])
+    text = b"".join(path.read_bytes() for path in sources)
+    folder = Path(gettempdir()) / f"mlcicd-histories-{hashlib.sha256(text).hexdigest()[:16]}"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def live_alone(seed: int, folder: Path, database: Path, results: Path) -> Lived:
+    """Live through one history in this process, unless that was done before."""
+    result = results / f"{seed}.json"
+    if result.exists():
+        return msgspec.json.decode(result.read_bytes(), type=Lived)
     # One for all: MLflow goes on writing to the first that a process has used.
     own = folder / f"mlflow-{os.getpid()}.db"
     if not own.exists():
@@ -308,16 +323,17 @@ def live_alone(seed: int, folder: Path, database: Path) -> Lived:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{own}")
         patch.setenv("MLCICD_HOME", str(home))
         works = live_through(home, seed, patch)
-        lived = judge(works), len(works.trained), works.naive, works.runs, works.plant.done
+        counted = len(works.trained), works.naive, dict(works.runs), dict(works.plant.done)
+        lived = Lived(seed, judge(works), *counted)
     shutil.rmtree(home)
-    return Lived(seed, *lived)
+    result.write_bytes(msgspec.json.encode(lived))
+    return lived
 
 
 def test_histories(home: Path) -> None:
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        begun = [
-            pool.submit(live_alone, seed, home, home / "mlflow.db") for seed in range(HISTORIES)
-        ]
+        words = (home, home / "mlflow.db", kept_results())
+        begun = [pool.submit(live_alone, seed, *words) for seed in range(HISTORIES)]
         lived = [future.result() for future in begun]
     for one in lived:
         if any(one.judged):
@@ -326,8 +342,8 @@ def test_histories(home: Path) -> None:
         sum(counts) for counts in zip(*(one.judged for one in lived), strict=True)
     )
     trainings, naive = sum(one.trainings for one in lived), sum(one.naive for one in lived)
-    done = sum((one.done for one in lived), Counter[str]())
-    runs = sum((one.runs for one in lived), Counter[str]())
+    done = sum((Counter(one.done) for one in lived), Counter[str]())
+    runs = sum((Counter(one.runs) for one in lived), Counter[str]())
     print(f"\n{dict(done)}\nruns {dict(runs)}, trainings {trainings}, a naive sensor's {naive}")
     print(f"figure history_commits {done.total()} >= {HISTORIES * COMMITS}")
     print(f"figure histories_trainings_not_as_the_oracle {off} == 0")
