@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from mlcicd_assets.cli.ledger import Every, Model, Reason, mark_champion, open_ledger
@@ -63,8 +63,11 @@ def recall(
     else:
         _, found = find(settings, ledger, model, suspect)
     typer.echo(f"bad: {found.rows}")
-    named = [(name, value) for name, value in asdict(found).items() if name != "rows"]
-    _show(("made from it", ""), [[name, "\n".join(map(str, value))] for name, value in named])
+    named = asdict(found) | {"models": [f"{d}  v{v or '?'}" for d, v in found.models.items()]}
+    del named["rows"]
+    _show(
+        ("made from it", ""), [[name, "\n".join(map(str, value))] for name, value in named.items()]
+    )
     live = ledger.live(model)
     if live and live.digest in found.models:
         typer.echo(f"v{live.version} is live and made from bad rows")
@@ -76,7 +79,7 @@ def recall(
 
 
 def _show(head: tuple[str, ...], rows: list[list[str]]) -> None:
-    table = Table(*head)
+    table = Table(*(Column(name, overflow="fold") for name in head))
     for row in rows:
         table.add_row(*map(Text, row))
     Console().print(table)

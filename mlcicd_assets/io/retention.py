@@ -139,7 +139,12 @@ def _tables(settings: Settings, ledger: Ledger, names: list[str]) -> set[str]:
     from deltalake import DeltaTable
 
     folders = [f"{settings.lake}/{name}" for name in names]
-    found = {f"{folder}/{name}" for folder in folders for name in listing(place_at(folder))}
+    found = {
+        f"{folder}/{name}"
+        for folder in folders
+        for name, size in listing(place_at(folder)).items()
+        if size is None  # a folder: the state of a feature table is a file beside it
+    }
     for name in names:
         found |= {t.uri for one in origins(settings, ledger, name) for t in one.tables.values()}
     return {uri for uri in found if DeltaTable.is_deltatable(uri)}

@@ -95,6 +95,9 @@ def test_the_features_are_held_too(scene: Days) -> None:
     uri = f"{scene.settings.lake}/{MODEL}/features"
     tables = {table.uri for table, _ in held(scene.settings, scene.ledger, MODEL)}
     assert tables == {uri, scene.uri}
+    shared = Path(f"{scene.settings.lake}/features")
+    shared.mkdir()
+    (shared / "0a1b.state").write_text("what a feature table keeps beside itself")
     assert sweep(scene)[uri].held[-1] == "v3: features of v4, live"
 
 
