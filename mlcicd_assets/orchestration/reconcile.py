@@ -17,7 +17,7 @@ from mlcicd_assets.io.settings import Settings
 MODEL_TAG, SENSOR_TAG, TRIGGER_TAG = "mlcicd/model", "mlcicd/sensor", "mlcicd/trigger"
 WHY_TAG, PROCESS_TAG, LAUNCHER_TAG = "mlcicd/why", "mlcicd/process", "mlcicd/launcher"
 RUNNING: Final = "running"
-SILENT_SECONDS: Final = 40  # in which a launched run comes to its first step, or says something
+SILENT_SECONDS: Final = 20  # with the interval of the sensor a dead run is found within a minute
 _ENDED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 _STARTED = [
     dg.DagsterRunStatus.STARTING,
