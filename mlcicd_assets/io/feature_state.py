@@ -112,7 +112,7 @@ def replace_days(
 ) -> None:
     """Make `frame` (with its `DAY`) the rows of these days, in one commit that names them.
 
-    Polars writes the files: delta-rs takes twice the time for a partitioned table.
+    Polars writes the files: delta-rs is slower for a partitioned table.
 
     Raises:
         DataError: another writer was faster.

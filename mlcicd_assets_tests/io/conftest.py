@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mlcicd_assets_tests.io.days import Days, three_days
 from mlcicd_assets_tests.io.scene import Scene
 
 
@@ -13,3 +14,9 @@ def scene(home: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
     if getattr(request, "param", "folder") != "folder":
         monkeypatch.setenv("MLCICD_RELEASES", request.getfixturevalue("s3"))
     return Scene(request.getfixturevalue("server"))
+
+
+@pytest.fixture
+def three(server: str) -> Days:
+    """Three releases, each of one day more."""
+    return three_days(server)
