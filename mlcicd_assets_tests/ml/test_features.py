@@ -146,6 +146,12 @@ def test_columns_types_and_order() -> None:
     assert frame.schema["label_known_at"] == UTC_US
 
 
+def test_rows_of_one_moment_stand_by_their_key_however_they_came() -> None:
+    events, labels = make_frames([(2, "a", 1.0), (2, "a", 2.0), (2, "b", 3.0)], [])
+    for way in (events, events.reverse()):
+        assert compute_features(way, labels, make_spec())["id"].to_list() == [0, 1, 2]
+
+
 def test_means_stay_within_the_bounds_of_their_column() -> None:
     # Differences of running totals of 0.1 would come out above and below 0.1.
     columns = {**COLUMNS, "amount": {"type": "number", "min": 0.1, "max": 0.1}}
