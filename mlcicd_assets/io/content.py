@@ -84,12 +84,15 @@ def content_of(
 def scan_days(
     table: "DeltaTable", content: Content, clock: TimeColumn | None, days: range | list[int] | None
 ) -> "pl.LazyFrame":
-    """Return the rows of some days (None: of all) with their `DAY`; skips files without such."""
+    """Return the rows of some days (None: of all) with their `DAY`; skips files without such.
+
+    Files come by their first day: rows that were written in order are read in order.
+    """
     import polars as pl
 
     uris = [
         uri
-        for uri, held in content.files.items()
+        for uri, held in sorted(content.files.items(), key=lambda file: min(file[1] or [NO_DAY]))
         if held is None or days is None or any(day in days for day in held)
     ]
     schema = pl.Schema(table.schema())

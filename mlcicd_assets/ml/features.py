@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mlcicd_assets.ml.contract import DAY
 from mlcicd_assets.ml.errors import DataError, NotEnoughData, SpecError
 from mlcicd_assets.ml.extensions import transformer
@@ -113,10 +115,19 @@ def add_computed(
 
 
 def _sorted(rows: "pl.DataFrame", moment: str, key: list[str]) -> "pl.DataFrame":
-    """Sort them, unless they come in order and without ties, as many do: a look costs little."""
+    """Sort them; of rows that come in order of time, as most do, only those of one moment."""
+    import polars as pl
+
     times = rows[moment]
-    is_sorted = times.is_sorted() and not (times.diff().cast(int) == 0).any()
-    return rows if is_sorted else rows.sort(moment, *key)
+    if not times.is_sorted():
+        return rows.sort(moment, *key)
+    same = times.diff().cast(int).eq(0).fill_null(False)
+    tied = (same | same.shift(-1, fill_value=False)).arg_true().to_numpy()
+    if len(tied):
+        order = np.arange(rows.height)
+        order[tied] = tied[rows[tied].select(pl.arg_sort_by(moment, *key)).to_series().to_numpy()]
+        rows = rows[order]
+    return rows.with_columns(pl.col(moment).set_sorted())  # known so, days are slices
 
 
 def join_labels(

@@ -44,6 +44,8 @@ class _Block:
 
     def starts(self, back: int) -> Ints:
         """Return, for each asked row, the first position of its entity after `time - back`."""
+        if not back and (self.keys[1:] > self.keys[:-1]).all():
+            return self.asked + 1  # no two rows of a moment: known without a search
         return np.searchsorted(self.keys, self.keys[self.asked] - back, side="right")
 
     def totals(self, columns: Mapping[str, NDArray[Any]]) -> dict[str, Ints]:
@@ -77,11 +79,13 @@ def window_columns(
     for windows in spec.features.windows:
         asked = [(stat, days) for days in windows.days for stat in windows.stats]
         columns = {stat: _summed(rows, windows, stat, spec) for stat in windows.stats}
-        # Row by row, since the places of a block lie far apart.
-        values = np.empty((rows.height - skip, len(asked)))
+        # The places of a block lie far apart: all values of a row are moved at once.
+        values, row = np.empty((rows.height - skip, len(asked))), np.dtype(f"V{8 * len(asked)}")
         for block in _blocks(rows, windows.entity, spec, skip):
-            told = _statistics(block, columns, windows, spec)
-            values[block.order[block.asked] - skip] = np.column_stack([*told])
+            made = np.empty((len(block.asked), len(asked)))
+            for number, told in enumerate(_statistics(block, columns, windows, spec)):
+                made[:, number] = told
+            values.view(row)[block.order[block.asked] - skip] = made.view(row)
         for number, (stat, days) in enumerate(asked):
             name = window_name(windows, stat, days)
             found[name] = pl.Series(name, values[:, number], nan_to_null=True)
@@ -130,13 +134,14 @@ def _statistics(
     """Yield the values of each length and statistic, in the order of `block.asked`."""
     end = block.starts(windows.delay_days * DAY_US)
     totals = {stat: block.totals(summed) for stat, summed in columns.items()}
+    ends = {stat: {name: one[end] for name, one in total.items()} for stat, total in totals.items()}
     for days in windows.days:
         start = block.starts((windows.delay_days + days) * DAY_US)
         count = end - start
         for stat, total in totals.items():
             values = count.astype(np.float64)
             if stat != "count":
-                sums = {name: one[end] - one[start] for name, one in total.items()}
+                sums = {name: ends[stat][name] - one[start] for name, one in total.items()}
                 whole = sums["whole"] + sums.get("fraction", 0) / FRACTION
                 with np.errstate(invalid="ignore"):
                     values = whole / sums.get("number", count)
@@ -153,9 +158,9 @@ def _summed(rows: "pl.DataFrame", windows: Windows, stat: str, spec: PipelineSpe
     found: Columns = {}
     if stat == "mean":
         values = rows[windows.of or ""].cast(pl.Float64)
-        numbers = values.fill_null(0).to_numpy()
+        numbers = (values.fill_null(0) if values.null_count() else values).to_numpy()
         found["whole"] = np.floor(numbers)
-        largest = float(np.abs(numbers).max(initial=0))
+        largest = max(numbers.max(initial=0.0), -numbers.min(initial=0.0))
         if not largest < LARGEST:
             raise DataError(
                 f"'{windows.of}' holds {largest:g}, too large for exact sums: give the contract a "
