@@ -22,7 +22,7 @@ def score(model: Annotated[str, typer.Argument(help="Name of a released model.")
         name: values[0].item() if hasattr(values[0], "item") else values[0]
         for name, values in bundle.golden_columns.items()
     }
-    url = settings.endpoints[0]
+    url = settings.endpoints_of(model)[0]
     answer = predict_row(url, model, row, token=settings.token)
     scores = answer["score"] if isinstance(answer["score"], dict) else {"": answer["score"]}
     told = [f"score {name} {score:.6f}".replace("  ", " ") for name, score in scores.items()]

@@ -72,7 +72,7 @@ def _state(settings: Settings, ledger: "Ledger", model: str) -> ModelState:
         last_at=last.at if last else None,
         last_reason=last.body["reason"] if last else None,
         pointer_version=pointer.version if pointer else None,
-        served={url: _served(url, model, settings.token) for url in settings.endpoints},
+        served={url: _served(url, model, settings.token) for url in settings.endpoints_of(model)},
         cpu_seconds_saved=ledger.saved_seconds(model),
         alarms=[f"not booked yet: rolled back to v{one.version} by {one.by}" for one in notes]
         + [in_words(entry) for entry in alarms(ledger.entries(model=model))],

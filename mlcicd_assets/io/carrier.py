@@ -142,7 +142,7 @@ class Carrier:
             )
         if found is None:
             return  # nothing is live, as it should be
-        for url in self.settings.endpoints:
+        for url in self.settings.endpoints_of(model):
             wait_until_live(url, model, found, token=self.settings.token)
 
     def _is_open(self, intent: Entry) -> bool:

@@ -48,7 +48,7 @@ class Delivery(Carrier):
         """
         model = report.candidate.model
         check_store(self.settings.releases)
-        for url in self.settings.endpoints:
+        for url in self.settings.endpoints_of(model):
             model_status(url, model, token=self.settings.token)
         book_offline(self.settings, self.ledger, model, run_id=self.run_id)
         carry_out_recalls(self, model)
@@ -187,7 +187,8 @@ class Delivery(Carrier):
     def _ref(self, model: str, outcome: Outcome, reason: str) -> ReleaseRef:
         live = self.ledger.live(model)
         version, digest = (live.version, live.digest) if live else (None, None)
-        return ReleaseRef(model, outcome, reason, version, digest, self.settings.endpoints)
+        endpoints = self.settings.endpoints_of(model)
+        return ReleaseRef(model, outcome, reason, version, digest, endpoints)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def rollback_offline(settings: Settings, model: str, *, to: int | None, reason: 
         raise ReleaseError(f"'{model}' has no release: there is nothing to roll back")
     version, digest = _stored(settings.releases, pointer, to)
     bundle = load_bundle(settings.releases, model, digest)
-    for url in settings.endpoints:
+    for url in settings.endpoints_of(model):
         model_status(url, model, token=settings.token)
     note = OfflineRollback(
         id=uuid.uuid4().hex,

@@ -4,6 +4,8 @@
 <root>/<model>/bundles/<digest>/                immutable (io/bundle.py)
 <root>/<model>/bundles/<digest>.release.json    what the ledger said at its release
 <root>/<model>/bundles/<digest>.recall.json     who recalled it: it must not be live again
+<root>/<model>/bundles/<digest>.image.json      the image that serves it (io/images.py)
+<root>/<model>/bundles/<digest>.failed.json     why a container of it did not come up
 """
 
 import re
@@ -104,6 +106,16 @@ def release_notes(root: Place, model: str) -> list[Place]:
 def recall_note(root: Place, model: str, digest: str) -> Place:
     """Return where it stands that a bundle was recalled; offline there is no ledger to ask."""
     return bundle_folder(root, model, digest).with_name(f"{digest}.recall.json")
+
+
+def image_note(root: Place, model: str, digest: str) -> Place:
+    """Return where it stands which image serves a bundle."""
+    return bundle_folder(root, model, digest).with_name(f"{digest}.image.json")
+
+
+def failure_note(root: Place, model: str, digest: str) -> Place:
+    """Return where the server of containers tells why a bundle's image did not come up."""
+    return bundle_folder(root, model, digest).with_name(f"{digest}.failed.json")
 
 
 def _change(

@@ -30,6 +30,8 @@ class Settings:
     operator_token: str | None = field(default=None, repr=False)
     alert_webhook: str | None = field(default=None, repr=False)
     approvals: Path | None = None
+    own_endpoints: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    serving_image: str | None = None
 
     @property
     def landing(self) -> Path:
@@ -40,6 +42,19 @@ class Settings:
     def values(self) -> Path:
         """Where the values between assets are kept as JSON."""
         return self.home / "values"
+
+    def endpoints_of(self, model: str) -> tuple[str, ...]:
+        """Return the addresses that must answer with what is live of this model.
+
+        Raises:
+            SettingsError: MLCICD_ENDPOINTS names others only.
+        """
+        found = self.own_endpoints.get(model) or self.endpoints
+        if not found:
+            raise SettingsError(
+                f"MLCICD_ENDPOINTS names no server for '{model}': add {model}=http://host:port"
+            )
+        return found
 
     @staticmethod
     def from_env(env: Mapping[str, str] | None = None) -> "Settings":
@@ -52,6 +67,7 @@ class Settings:
         home = Path(_text(env, "MLCICD_HOME", "data")).expanduser().resolve()
         defs = _text(env, "MLCICD_DEFS", "")
         approvals = _text(env, "MLCICD_APPROVALS", "")
+        endpoints = _endpoints(env)
         return Settings(
             home=home,
             lake=str(_place(env, "MLCICD_LAKE", home / "lake")),
@@ -59,13 +75,15 @@ class Settings:
             tracking_uri=_text(env, "MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}"),
             artifact_root=(home / "mlflow-artifacts").as_uri(),
             releases=_place(env, "MLCICD_RELEASES", home / "releases"),
-            endpoints=_endpoints(env),
+            endpoints=endpoints.pop("", ()),
+            own_endpoints=endpoints,
             defs=_folder("MLCICD_DEFS", defs) if defs else None,
             token=_text(env, "MLCICD_TOKEN", "") or None,
             operators=_operators(_text(env, "MLCICD_OPERATORS", "")),
             operator_token=_text(env, "MLCICD_OPERATOR_TOKEN", "") or None,
             alert_webhook=_webhook(_text(env, "MLCICD_ALERT_WEBHOOK", "")),
             approvals=_folder("MLCICD_APPROVALS", approvals) if approvals else None,
+            serving_image=_image(_text(env, "MLCICD_SERVING_IMAGE", "")),
         )
 
 
@@ -93,16 +111,27 @@ def _database(env: Mapping[str, str], name: str, default: str) -> str:
     return url
 
 
-def _endpoints(env: Mapping[str, str]) -> tuple[str, ...]:
+def _endpoints(env: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Parse `http://host:port,...`, with `model=` before those of one model; "" stands for all."""
+    found: dict[str, tuple[str, ...]] = {}
     text = _text(env, "MLCICD_ENDPOINTS", DEFAULT_ENDPOINT)
-    urls = tuple(part.strip().rstrip("/") for part in text.split(",") if part.strip())
-    for url in urls:
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        model, _, url = part.rpartition("=")
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise SettingsError(f"MLCICD_ENDPOINTS: '{url}' is not an http(s)://host:port address")
-    if not urls:
+        found[model] = (*found.get(model, ()), url.rstrip("/"))
+    if not found:
         raise SettingsError("MLCICD_ENDPOINTS names no server: give http://host:port")
-    return urls
+    return found
+
+
+def _image(text: str) -> str | None:
+    if text and not re.fullmatch(r"[\w.:/-]+/[\w./-]+@sha256:[0-9a-f]{64}", text):
+        raise SettingsError(
+            "MLCICD_SERVING_IMAGE must be REGISTRY/REPOSITORY@sha256:DIGEST: a tag could be moved"
+        )
+    return text or None
 
 
 def _operators(text: str) -> dict[str, str]:

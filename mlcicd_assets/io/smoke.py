@@ -19,7 +19,7 @@ def smoke_test(settings: Settings, target: Pointer, bundle: Bundle) -> None:
         ReleaseError: one does not, or other than offline.
     """
     token = settings.token
-    for url in settings.endpoints:
+    for url in settings.endpoints_of(target.model):
         wait_until_live(url, target.model, target.digest, token=token)
         scores = score_rows(url, target.model, bundle.golden_columns, token=token)
         difference = largest_difference(scores, bundle.golden_scores)

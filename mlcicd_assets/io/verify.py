@@ -111,7 +111,7 @@ def _live(settings: Settings, ledger: Ledger, model: str) -> Iterator[str]:
     pointed = pointer.digest if pointer else None
     if pointed != expected:
         yield f"the release pointer names bundle {pointed}, the ledger says {expected} is live"
-    for url in settings.endpoints:
+    for url in settings.endpoints_of(model):
         try:
             status = model_status(url, model, token=settings.token)
         except ReleaseError as error:

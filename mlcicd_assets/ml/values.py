@@ -90,6 +90,16 @@ class ReportRef:
 
 
 @dataclass(frozen=True)
+class ImageRef:
+    """A container image (`registry/repository@sha256:...`) that serves one bundle."""
+
+    model: str
+    version: int
+    digest: str
+    image: str
+
+
+@dataclass(frozen=True)
 class ReleaseRef:
     """What is live after a run (None: nothing), and how the run ended."""
 
