@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from mlcicd_assets.io.store import Place, place_at
@@ -25,6 +26,7 @@ class Settings:
     releases: Place
     endpoints: tuple[str, ...]
     defs: Path | None
+    executor: Literal["in_process", "docker"]
     token: str | None = field(repr=False)
     operators: Mapping[str, str] = field(default_factory=dict, repr=False)
     operator_token: str | None = field(default=None, repr=False)
@@ -61,6 +63,7 @@ class Settings:
             releases=_place(env, "MLCICD_RELEASES", home / "releases"),
             endpoints=_endpoints(env),
             defs=_folder("MLCICD_DEFS", defs) if defs else None,
+            executor=_executor(_text(env, "MLCICD_EXECUTOR", "in_process")),
             token=_text(env, "MLCICD_TOKEN", "") or None,
             operators=_operators(_text(env, "MLCICD_OPERATORS", "")),
             operator_token=_text(env, "MLCICD_OPERATOR_TOKEN", "") or None,
@@ -103,6 +106,12 @@ def _endpoints(env: Mapping[str, str]) -> tuple[str, ...]:
     if not urls:
         raise SettingsError("MLCICD_ENDPOINTS names no server: give http://host:port")
     return urls
+
+
+def _executor(name: str) -> Literal["in_process", "docker"]:
+    if name not in {"in_process", "docker"}:
+        raise SettingsError(f"MLCICD_EXECUTOR must be in_process or docker, not '{name}'")
+    return "docker" if name == "docker" else "in_process"
 
 
 def _operators(text: str) -> dict[str, str]:
