@@ -64,5 +64,10 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
-lock: $(READY)  ## Resolve pyproject.toml again
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --group dev --upgrade pyproject.toml -o requirements.lock
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
+
+lock: $(READY)  ## Resolve pyproject.toml again, and what the images hold in the same versions
+	$(COMPILE) --group dev --upgrade pyproject.toml -o requirements.lock
+	$(COMPILE) --constraints requirements.lock --extra postgres pyproject.toml -o deploy/pipeline.lock
+	$(COMPILE) --constraints requirements.lock --group serving -o deploy/serving.lock
+	$(COMPILE) --constraints requirements.lock --group build -o deploy/build.lock
