@@ -148,7 +148,16 @@ def test_a_rule_that_is_no_sql_fails_before_anything_runs(
 
 
 def test_loading_the_location_imports_no_heavy_library() -> None:
-    heavy = ["mlflow", "sklearn", "pandas", "evidently", "skops", "dagster_mlflow", "scipy", "docker"]
+    heavy = [
+        "mlflow",
+        "sklearn",
+        "pandas",
+        "evidently",
+        "skops",
+        "dagster_mlflow",
+        "scipy",
+        "docker",
+    ]
     code = (
         "import sys; from mlcicd_assets.definitions import defs; defs();"
         f"print([name for name in {heavy!r} if name in sys.modules])"
