@@ -6,6 +6,8 @@ READY := $(VENV)/.ready
 MODEL ?= card_fraud
 DAYS ?= 90
 ARGS ?=
+BASE ?= python:3.11-slim-bookworm
+TAG ?= latest
 export OMP_NUM_THREADS ?= 1
 # Dagster takes dagster.yaml from the repository root, whatever the caller has set.
 unexport DAGSTER_HOME
@@ -14,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export DAGSTER_DISABLE_TELEMETRY := 1
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: run test check ui serve stop selftest prove clean setup lock
+.PHONY: run test check ui serve stop selftest prove clean setup lock images sbom docker-test
 
 run: $(READY)  ## Set up, simulate, run the main job, end with a scored request
 	@$(BIN)/mlcicd simulate --days $(DAYS)
@@ -71,3 +73,23 @@ lock: $(READY)  ## Resolve pyproject.toml again, and what the images hold in the
 	$(COMPILE) --constraints requirements.lock --extra postgres pyproject.toml -o deploy/pipeline.lock
 	$(COMPILE) --constraints requirements.lock --group serving -o deploy/serving.lock
 	$(COMPILE) --constraints requirements.lock --group build -o deploy/build.lock
+
+# BuildKit comes as buildx, or with the command line that Debian ships. BUILD_ARGS: for `docker build`.
+BUILD = $(shell docker buildx version >/dev/null 2>&1 && echo docker buildx build --load || echo DOCKER_BUILDKIT=1 /usr/bin/docker build)
+
+images:  ## The images mlcicd-pipeline and mlcicd-serving, tagged TAG, on BASE
+	@for image in pipeline serving; do \
+	  $(BUILD) --file deploy/Dockerfile --target $$image --tag mlcicd-$$image:$(TAG) --build-arg BASE=$(BASE) \
+	    --build-arg REVISION="$$(git describe --always --abbrev=40 --dirty --exclude '*')" \
+	    --build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
+	    $${SSL_CERT_FILE:+--secret id=ca,src=$$SSL_CERT_FILE} $(BUILD_ARGS) . || exit 1; \
+	done
+
+sbom: $(READY)  ## What the images hold, as CycloneDX in dist/
+	@mkdir -p dist
+	@for image in pipeline serving; do \
+	  $(BIN)/cyclonedx-py requirements deploy/$$image.lock --pyproject pyproject.toml --output-file dist/$$image.cdx.json; \
+	done
+
+docker-test: $(READY)  ## Build both images and test them on a Docker engine
+	@.ci/docker_test.sh
