@@ -10,6 +10,7 @@ import dagster as dg
 from mlcicd_assets import defs as packaged
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.errors import SpecError
+from mlcicd_assets.orchestration.executor import in_process_or_docker
 
 
 @dg.definitions
@@ -29,8 +30,7 @@ def defs() -> dg.Definitions:
         warnings.simplefilter("ignore", category=dg.PreviewWarning)
         warnings.simplefilter("ignore", category=dg.BetaWarning)
         loaded = tree.build_defs()
-    # One process, steps in order: a step costs milliseconds instead of an interpreter start.
-    complete = dg.Definitions.merge(loaded, dg.Definitions(executor=dg.in_process_executor))
+    complete = dg.Definitions.merge(loaded, dg.Definitions(executor=in_process_or_docker()))
     _refuse_checks_of_nothing(complete)
     return complete
 

@@ -14,6 +14,7 @@ import pytest
 from mlcicd_assets.io import store
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml import extensions
+from mlcicd_assets_tests.postgres import new_database, running_postgres
 from mlcicd_assets_tests.processes import free_port, running_server
 from mlcicd_assets_tests.s3 import running_s3
 
@@ -102,6 +103,24 @@ def s3(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(store, "_PROVEN", set())
     store._client.cache_clear()
     return f"s3://good/{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    with running_postgres(free_port()) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.ci)])
+def ledger_url(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """An empty database of either kind, named in the environment."""
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    if request.param == "postgresql":
+        url = new_database(request.getfixturevalue("postgres_server"))
+    monkeypatch.setenv("MLCICD_LEDGER_URL", url)
+    return url
 
 
 @pytest.fixture(params=["folder", "object storage"])

@@ -58,8 +58,8 @@ class Ledger(LedgerDatabase):
     """Append-only entries in SQLite or PostgreSQL, each bound to the one before by its hash.
 
     Writers are serialised by a lock of the database, and `UNIQUE(prev_seq)` makes a fork
-    impossible without it. On SQLite, triggers refuse UPDATE and DELETE: protection against
-    accidents, not attackers. Edited rows are refused when they are read; `verify_chain` also
+    impossible without it. Triggers refuse UPDATE and DELETE: protection against accidents, not
+    attackers. Edited rows are refused when they are read; `verify_chain` also
     finds removed ones, and with the heads written into pointers a ledger rewritten as a whole.
 
     `definition` says by what definition of the model runs decide; intents and outcomes keep it.

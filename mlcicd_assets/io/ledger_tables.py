@@ -82,12 +82,23 @@ file_sums = sa.Table(
 )
 
 # Against accidents only: who may write the file can drop these. `verify_chain` finds that.
-for _verb in ("UPDATE", "DELETE"):
-    _trigger = sa.DDL(
-        f"CREATE TRIGGER ledger_entries_no_{_verb.lower()} BEFORE {_verb} ON ledger_entries BEGIN "
-        "SELECT RAISE(ABORT, 'the ledger is append-only: append a correction instead'); END"
-    )
-    event.listen(entries, "after_create", _trigger.execute_if(dialect="sqlite"))
+_REFUSAL = "'the ledger is append-only: append a correction instead'"
+_REFUSE = {
+    "sqlite": [
+        f"CREATE TRIGGER ledger_entries_no_{verb.lower()} BEFORE {verb} ON ledger_entries BEGIN "
+        f"SELECT RAISE(ABORT, {_REFUSAL}); END"
+        for verb in ("UPDATE", "DELETE")
+    ],
+    "postgresql": [
+        "CREATE OR REPLACE FUNCTION ledger_entries_refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION {_REFUSAL}; END $$",
+        "CREATE TRIGGER ledger_entries_refuse BEFORE UPDATE OR DELETE OR TRUNCATE "
+        "ON ledger_entries EXECUTE FUNCTION ledger_entries_refuse()",
+    ],
+}
+for _dialect, _statements in _REFUSE.items():
+    for _statement in _statements:
+        event.listen(entries, "after_create", sa.DDL(_statement).execute_if(dialect=_dialect))
 
 # One writer at a time, so that what a write read first is still true when it commits.
 _WRITE_LOCK = {
@@ -244,11 +255,25 @@ class LedgerDatabase:
         with self._writing() as connection:
             connection.execute(seen_tables.delete().where(seen_tables.c.uri == uri))
 
+    def hold(self, name: str) -> sa.Connection:
+        """Wait for PostgreSQL's lock of this name; it is held until the connection ends."""
+        query = sa.text("SELECT pg_advisory_lock(hashtextextended(:name, 0))")
+        with self._told():
+            # No transaction stays open meanwhile: it would hold up the clean-up of every table.
+            connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            connection.execute(query, {"name": f"mlcicd {name}"})
+        return connection
+
     @contextmanager
     def _reading(self) -> Generator[sa.Connection]:
+        with self._told(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _told(self) -> Generator[None]:
+        """Say which database did not answer, without its password."""
         try:
-            with self._engine.begin() as connection:
-                yield connection
+            yield
         except exc.DBAPIError as error:
             raise LedgerError(
                 f"the ledger {self._url.render_as_string(hide_password=True)} cannot be used: "

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from mlcicd_assets.io.store import Place, place_at
@@ -25,6 +26,7 @@ class Settings:
     releases: Place
     endpoints: tuple[str, ...]
     defs: Path | None
+    executor: Literal["in_process", "docker"]
     token: str | None = field(repr=False)
     operators: Mapping[str, str] = field(default_factory=dict, repr=False)
     operator_token: str | None = field(default=None, repr=False)
@@ -78,6 +80,7 @@ class Settings:
             endpoints=endpoints.pop("", ()),
             own_endpoints=endpoints,
             defs=_folder("MLCICD_DEFS", defs) if defs else None,
+            executor=_executor(_text(env, "MLCICD_EXECUTOR", "in_process")),
             token=_text(env, "MLCICD_TOKEN", "") or None,
             operators=_operators(_text(env, "MLCICD_OPERATORS", "")),
             operator_token=_text(env, "MLCICD_OPERATOR_TOKEN", "") or None,
@@ -132,6 +135,12 @@ def _image(text: str) -> str | None:
             "MLCICD_SERVING_IMAGE must be REGISTRY/REPOSITORY@sha256:DIGEST: a tag could be moved"
         )
     return text or None
+
+
+def _executor(name: str) -> Literal["in_process", "docker"]:
+    if name not in {"in_process", "docker"}:
+        raise SettingsError(f"MLCICD_EXECUTOR must be in_process or docker, not '{name}'")
+    return "docker" if name == "docker" else "in_process"
 
 
 def _operators(text: str) -> dict[str, str]:

@@ -71,8 +71,8 @@ def find_or_train(
     """
     split = load_split(data, spec)
     key = training_key(split.train, spec)
-    # Of two overlapping runs the second waits, and then finds the key known. Across machines
-    # `UNIQUE(training_key)` still leaves one winner, at the price of a second training.
+    # Of two overlapping runs the second waits, and then finds the key known. Across machines that
+    # share no PostgreSQL `UNIQUE(training_key)` leaves one winner, at the price of a training.
     with one_at_a_time(settings, spec.name):
         known = _known(settings, ledger, spec.name, key)
         tracked = open_tracking() if known is None else None

@@ -12,6 +12,7 @@ from mlcicd_assets.orchestration.deployed_endpoint import deployed_endpoint
 from mlcicd_assets.orchestration.evaluation_page import NAME as PAGE
 from mlcicd_assets.orchestration.evaluation_page import evaluation_page, page_sensor
 from mlcicd_assets.orchestration.evaluation_report import evaluation_report
+from mlcicd_assets.orchestration.executor import in_process_or_docker
 from mlcicd_assets.orchestration.json_values import JSON_VALUES, JSON_VALUES_KEY
 from mlcicd_assets.orchestration.mlflow_run import mlflow_key, mlflow_run_for
 from mlcicd_assets.orchestration.new_data import new_data_sensor, schedule_of
@@ -49,7 +50,7 @@ def build_pipeline(spec: PipelineSpec, *, readme: str = "") -> dg.Definitions:
         selection=dg.AssetSelection.groups(spec.name) - dg.AssetSelection.assets([spec.name, PAGE]),
         description=f"From new data to a live {spec.name} model, through every gate.\n\n{readme}",
         tags={"mlcicd/model": spec.name},
-        executor_def=dg.in_process_executor,
+        executor_def=in_process_or_docker(),
         # What people read on the console: our lines and failures, not each event of the engine.
         config={"loggers": {"console": {"config": {"log_level": "INFO"}}}},
     )

@@ -13,6 +13,7 @@ from typing import Final
 import dagster as dg
 
 from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.orchestration.executor import is_one_process
 
 MODEL_TAG, SENSOR_TAG, TRIGGER_TAG = "mlcicd/model", "mlcicd/sensor", "mlcicd/trigger"
 WHY_TAG, PROCESS_TAG, LAUNCHER_TAG = "mlcicd/why", "mlcicd/process", "mlcicd/launcher"
@@ -34,7 +35,7 @@ def begin(context: dg.AssetExecutionContext, model: str | None) -> None:
     run = context.run
     tags = {MODEL_TAG: model, WHY_TAG: run.tags.get(WHY_TAG, "by hand")} if model else {}
     # With several processes a step's own ends before its run does: left to run monitoring.
-    if context.job_def.executor_def.name.startswith(("in_process", "execute_in_process")):
+    if is_one_process(context):
         # A retry by Dagster comes with the tags of the run that died.
         tags[PROCESS_TAG] = f"{this_process()} {run.run_id}"
     context.instance.add_run_tags(run.run_id, tags)
@@ -54,11 +55,14 @@ def reconcile(instance: dg.DagsterInstance, *, quick: bool = False) -> None:
     if quick and not marks:
         return
     records = instance.get_run_records(dg.RunsFilter(statuses=_STARTED))
+    # A container outlives what launched it; whoever can look at it is Dagster's run monitoring.
+    is_watched = instance.run_launcher.supports_check_run_worker_health
     for record in records:
         run, silent = record.dagster_run, time.time() - record.update_timestamp.timestamp()
         process, _, noted_for = run.tags.get(PROCESS_TAG, "").rpartition(" ")
         if noted_for != run.run_id:
-            process = run.tags.get(LAUNCHER_TAG, "") if silent > SILENT_SECONDS else ""
+            is_lost = silent > SILENT_SECONDS and not is_watched
+            process = run.tags.get(LAUNCHER_TAG, "") if is_lost else ""
         if not process or not _is_gone(process):
             continue
         run = instance.get_run_by_id(run.run_id)  # it may have ended since
@@ -78,8 +82,8 @@ def in_flight(instance: dg.DagsterInstance, model: str) -> bool:
 
 
 def this_process() -> str:
-    """Name this process so that no other, on this machine or another, is ever taken for it."""
-    return " ".join([platform.node(), _boot(), str(os.getpid()), _started(os.getpid())])
+    """Name this process so that no other, here, in a container or elsewhere, is taken for it."""
+    return " ".join([*_here(), _boot(), str(os.getpid()), _started(os.getpid())])
 
 
 def _is_of(run: dg.DagsterRun, model: str) -> bool:
@@ -91,9 +95,14 @@ def _is_of(run: dg.DagsterRun, model: str) -> bool:
 
 
 def _is_gone(process: str) -> bool:
-    host, boot, pid, started = process.split(" ")
-    is_here = host == platform.node()
-    return is_here and (boot, started) != (_boot(), _started(int(pid)))
+    *where, boot, pid, started = process.split(" ")
+    return where == _here() and (boot, started) != (_boot(), _started(int(pid)))
+
+
+def _here() -> list[str]:
+    """Say from where pids are seen: a container may have the name of its host, but not its pids."""
+    pids = Path("/proc/self/ns/pid")
+    return [platform.node(), str(pids.readlink()) if pids.is_symlink() else "-"]
 
 
 def _boot() -> str:

@@ -74,7 +74,7 @@ def test_every_gate_is_a_blocking_check() -> None:
 def test_job_schedule_and_sensor_run_by_default() -> None:
     loaded = load()
     job = loaded.resolve_job_def("card_fraud_cicd")
-    assert job.executor_def.name == "in_process"
+    assert job.executor_def.name == "in_process_or_docker"
     assert len(job.asset_layer.executable_asset_keys) == len(ASSETS) - 1
     sensor = loaded.resolve_sensor_def("card_fraud_new_data")
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
@@ -97,6 +97,7 @@ def test_another_folder_of_models_is_loaded_by_environment(
         ("MLCICD_DEFS", "/no/such/folder"),
         ("MLCICD_ENDPOINTS", "127.0.0.1:8900"),
         ("MLCICD_LEDGER_URL", "ledger.db"),
+        ("MLCICD_EXECUTOR", "multiprocess"),
         ("MLCICD_HOME", " "),
         ("MLCICD_TOKEN", ""),
     ],
@@ -147,7 +148,16 @@ def test_a_rule_that_is_no_sql_fails_before_anything_runs(
 
 
 def test_loading_the_location_imports_no_heavy_library() -> None:
-    heavy = ["mlflow", "sklearn", "pandas", "evidently", "skops", "dagster_mlflow", "scipy"]
+    heavy = [
+        "mlflow",
+        "sklearn",
+        "pandas",
+        "evidently",
+        "skops",
+        "dagster_mlflow",
+        "scipy",
+        "docker",
+    ]
     code = (
         "import sys; from mlcicd_assets.definitions import defs; defs();"
         f"print([name for name in {heavy!r} if name in sys.modules])"

@@ -63,7 +63,7 @@ def test_after_a_kill_the_next_run_converges(
 
 
 def test_two_runs_at_once_train_once_and_release_once(
-    server: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: str, home: Path, tmp_path: Path, ledger_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulated = deliver_days()
     plant(tmp_path / "models", MODEL)

@@ -1,22 +1,23 @@
 import multiprocessing
-import sqlite3
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from mlcicd_assets.io.ledger import EMPTY, Head, Ledger, Live, _hash
-from mlcicd_assets.io.ledger_tables import SeenFile, TrainedRecord, utc_now
+from mlcicd_assets.io.ledger_tables import SeenFile, SeenTable, TrainedRecord, utc_now
 from mlcicd_assets.ml.errors import LedgerError, LedgerMoved
-from mlcicd_assets.ml.values import Verdict
+from mlcicd_assets.ml.values import Trial, Verdict
+from mlcicd_assets_tests.postgres import PASSWORD
+from mlcicd_assets_tests.processes import free_port
 
 SPAWN = multiprocessing.get_context("spawn")
 GOOD = Verdict("contract", 1, "f" * 64, "p" * 64, True, "0 rows", "0 rows", 10, context={"a": 1})
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'ledger.db'}"
+def url(ledger_url: str) -> str:
+    return ledger_url
 
 
 @pytest.fixture
@@ -37,12 +38,14 @@ def finish(ledger: Ledger, version: int | None, outcome: str = "released", **mor
 
 
 def tamper(url: str, statement: str) -> None:
-    """Do what somebody with the file can do: drop the triggers, then change rows."""
-    connection = sqlite3.connect(url.removeprefix("sqlite:///"))
-    connection.executescript(
-        "DROP TRIGGER ledger_entries_no_update; DROP TRIGGER ledger_entries_no_delete;" + statement
-    )
-    connection.close()
+    """Do what the owner of the database can do: drop the triggers, then change rows."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    drop = ["DROP TRIGGER ledger_entries_no_update", "DROP TRIGGER ledger_entries_no_delete"]
+    if url.startswith("postgresql"):
+        drop = ["DROP TRIGGER ledger_entries_refuse ON ledger_entries"]
+    with engine.begin() as connection:
+        for one in (*drop, statement):
+            connection.exec_driver_sql(one)
 
 
 def append_many(url: str, start, moved, count: int, expected_seq: int | None) -> None:
@@ -70,9 +73,9 @@ def run_together(url: str, *, processes: int, count: int, expected_seq: int | No
     return moved.value
 
 
-def test_nothing_is_created_before_the_first_use(url, tmp_path):
-    ledger = Ledger(url)
-    assert list(tmp_path.iterdir()) == []
+def test_nothing_is_created_before_the_first_use(url):
+    ledger, engine = Ledger(url), sa.create_engine(url, poolclass=sa.NullPool)
+    assert sa.inspect(engine).get_table_names() == []
     assert ledger.head() == EMPTY == Head(0, "0" * 64)
     assert ledger.verify_chain() == []
 
@@ -91,8 +94,8 @@ def test_entries_are_chained_and_survive_reopening(url, ledger):
     assert reopened.verify_chain() == []
 
 
-def test_the_database_waits_and_a_commit_survives_a_power_cut(ledger):
-    with ledger._reading() as connection:
+def test_the_database_waits_and_a_commit_survives_a_power_cut(tmp_path):
+    with Ledger(f"sqlite:///{tmp_path / 'own.db'}")._reading() as connection:
         pragmas = [
             connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
             for name in ("busy_timeout", "synchronous")
@@ -124,15 +127,22 @@ def test_expected_seq_of_the_past_or_the_future_writes_nothing(ledger):
 def test_a_writer_that_ignores_the_lock_cannot_fork_the_chain(url, ledger):
     add(ledger)
     fork = "INSERT INTO ledger_entries SELECT 2, 0, prev_hash, hash, kind, model, run_id, at, body"
-    with pytest.raises(LedgerError, match="UNIQUE"), ledger._writing() as connection:
+    with pytest.raises(LedgerError, match=r"(?i)unique"), ledger._writing() as connection:
         connection.exec_driver_sql(f"{fork} FROM ledger_entries")
     assert ledger.head().seq == 1
 
 
 @pytest.mark.parametrize(
-    "statement", ["UPDATE ledger_entries SET model = 'x'", "DELETE FROM ledger_entries"]
+    "statement",
+    [
+        "UPDATE ledger_entries SET model = 'x'",
+        "DELETE FROM ledger_entries",
+        "TRUNCATE ledger_entries",
+    ],
 )
-def test_update_and_delete_are_refused(ledger, statement):
+def test_update_and_delete_are_refused(url, ledger, statement):
+    if url.startswith("sqlite"):
+        statement = statement.replace("TRUNCATE", "DELETE FROM")  # it knows no other way
     entry = add(ledger)
     with pytest.raises(LedgerError, match="append-only"), ledger._writing() as connection:
         connection.exec_driver_sql(statement)
@@ -180,6 +190,16 @@ def test_what_has_no_json_form_is_not_written(ledger):
     with pytest.raises(ValueError, match="JSON"):
         ledger.append(kind="note", model="m", body={"x": float("nan")}, run_id="r")
     assert ledger.head() == EMPTY
+
+
+def test_a_server_that_does_not_answer_is_named_without_its_password():
+    down = f"127.0.0.1:{free_port()}/ledger"
+    with pytest.raises(LedgerError) as caught:
+        Ledger(f"postgresql+psycopg2://mlcicd:{PASSWORD}@{down}").head()
+    told = str(caught.value)
+    assert f"the ledger postgresql+psycopg2://mlcicd:***@{down} cannot be used" in told
+    assert "check MLCICD_LEDGER_URL" in told
+    assert PASSWORD not in told + repr(caught.value.__cause__)
 
 
 def test_a_database_that_is_none_is_named(tmp_path):
@@ -282,3 +302,35 @@ def test_landing_files_are_remembered_by_folder_and_replaced_by_name(ledger):
     ledger.remember_files("in", [new])
     assert ledger.seen_files("in") == {"a.csv": new, "b.csv": other}
     assert ledger.seen_files("elsewhere") == {"a.csv": old}
+
+
+def test_a_finished_trial_and_a_reuse_are_kept_once(url, ledger):
+    record = TrainedRecord("key", "m", 1, "d" * 64, "mlflow-1", 12.5, utc_now())
+    trial = Trial(0, {"max_iter": 20, "rate": None}, 0.75, 1.5)
+    for again in (trial, replace(trial, score=0.1)):
+        ledger.remember_trial("key", again)
+    for run in ("a", "a", "b"):
+        ledger.remember_reuse(record, run)
+    assert Ledger(url).trials("key") == {0: trial}
+    assert Ledger(url).trials("other") == {}
+    assert ledger.saved_seconds("m") == 25.0
+    assert ledger.saved_seconds("other") == 0.0
+
+
+def test_sums_of_files_are_replaced_by_path(ledger):
+    ledger.remember_file_sums("t", "r", {"a": "1", "b": "2"})
+    ledger.remember_file_sums("t", "r", {"b": "3", "c": "100% new"})
+    assert ledger.file_sums("t", "r") == {"a": "1", "b": "3", "c": "100% new"}
+    assert ledger.file_sums("t", "other") == ledger.file_sums("other", "r") == {}
+
+
+def test_an_older_look_at_a_table_does_not_replace_a_newer_one(ledger):
+    seen = SeenTable("uri", "id", 2**40, "f", "c")
+    for one in (seen, replace(seen, version=3), replace(seen, uri="another")):
+        ledger.remember_table(one)
+    assert ledger.seen_table("uri") == seen
+    assert ledger.seen_addresses() == ["another", "uri"]
+    ledger.remember_table(replace(seen, table_id="made again", version=0))
+    assert ledger.seen_table("uri").version == 0
+    ledger.forget_table("uri")
+    assert ledger.seen_table("uri") is None

@@ -96,20 +96,23 @@ def test_the_start_of_a_run_ends_it_too_and_notes_its_own_process(
 
 
 def test_a_run_that_may_be_alive_is_left_alone(home: Path, dead: str) -> None:
-    host, boot, pid, started = this_process().split(" ")
-    _, _, dead_pid, dead_start = dead.split(" ")
+    host, pids, boot, pid, started = this_process().split(" ")
+    *_, dead_pid, dead_start = dead.split(" ")
     with DagsterInstance.ephemeral() as instance:
         alive = [
             start(instance, **{PROCESS_TAG: this_process()}),
-            start(instance, **{PROCESS_TAG: f"elsewhere {boot} {dead_pid} {dead_start}"}),
+            start(instance, **{PROCESS_TAG: f"elsewhere {pids} {boot} {dead_pid} {dead_start}"}),
+            # A container with the name of its host; a run that began before containers were told.
+            start(instance, **{PROCESS_TAG: f"{host} pid:[1] {boot} {dead_pid} {dead_start}"}),
+            start(instance, **{PROCESS_TAG: f"{host} {boot} {dead_pid} {dead_start}"}),
             start(instance),
             start(instance, "NOT_STARTED", **{PROCESS_TAG: dead}),
             start(instance, **{LAUNCHER_TAG: dead}),  # launched this moment
             start(instance, **{PROCESS_TAG: f"{dead} another run"}),  # Dagster's retry of it
         ]
         gone = [
-            start(instance, **{PROCESS_TAG: f"{host} another-boot {pid} {started}"}),
-            start(instance, **{PROCESS_TAG: f"{host} {boot} {pid} 1"}),  # a pid used again
+            start(instance, **{PROCESS_TAG: f"{host} {pids} another-boot {pid} {started}"}),
+            start(instance, **{PROCESS_TAG: f"{host} {pids} {boot} {pid} 1"}),  # a pid used again
         ]
         reconcile(instance)
         assert {status_of(instance, run_id) for run_id in alive} == {
@@ -133,6 +136,18 @@ def test_a_run_that_never_began_is_ended_when_what_launched_it_is_gone(
         assert status_of(instance, waits) == status_of(instance, begun) == status
 
 
+def test_a_launcher_that_looks_after_its_runs_is_left_to_it(
+    home: Path, dead: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SILENT_SECONDS", -1)
+    with DagsterInstance.ephemeral() as instance:
+        watched = type(instance.run_launcher)
+        monkeypatch.setattr(watched, "supports_check_run_worker_health", True)
+        waits = start(instance, "STARTING", **{LAUNCHER_TAG: dead})
+        reconcile(instance)
+        assert status_of(instance, waits) == "STARTING"
+
+
 def test_a_run_that_ended_while_it_was_looked_at_keeps_its_end(
     home: Path, dead: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,19 +165,33 @@ def test_a_run_that_ended_while_it_was_looked_at_keeps_its_end(
         assert status_of(instance, run_id) == "CANCELED"
 
 
-def test_with_a_process_for_each_step_nobody_is_noted(home: Path) -> None:
+@pytest.mark.parametrize(
+    ("executor", "config", "is_noted"),
+    [
+        ("execute_in_process_executor", {}, True),
+        ("in_process", {}, True),
+        ("in_process_or_docker", {"in_process": {}}, True),
+        ("in_process_or_docker", {"docker": {}}, False),
+        ("multi_or_in_process_executor", {"multiprocess": {}}, False),
+    ],
+)
+def test_a_process_is_noted_only_where_it_is_that_of_the_run(
+    home: Path, executor: str, config: dict[str, Any], *, is_noted: bool
+) -> None:
+    execution = SimpleNamespace(execution_engine_config=config)
+    step = SimpleNamespace(resolved_run_config=SimpleNamespace(execution=execution))
     with DagsterInstance.ephemeral() as instance:
         run_id = start(instance)
-        executor = SimpleNamespace(name="multi_or_in_process_executor")
         context: Any = SimpleNamespace(
             instance=instance,
             run=instance.get_run_by_id(run_id),
-            job_def=SimpleNamespace(executor_def=executor),
+            job_def=SimpleNamespace(executor_def=SimpleNamespace(name=executor)),
+            get_step_execution_context=lambda: step,
         )
         begin(context, MODEL)
         run = instance.get_run_by_id(run_id)
         assert run is not None
-        assert PROCESS_TAG not in run.tags
+        assert (PROCESS_TAG in run.tags) == is_noted
 
 
 def test_while_nothing_runs_dagster_is_not_asked(home: Path) -> None:

@@ -96,7 +96,7 @@ def race(start: Any) -> None:
 
 
 @pytest.mark.ci
-def test_two_racing_runs_train_once(home: Path) -> None:
+def test_two_racing_runs_train_once(home: Path, ledger_url: str) -> None:
     deliver_days()
     assert train(small_spec(), ASSETS[:2]).success
     context = multiprocessing.get_context("spawn")
