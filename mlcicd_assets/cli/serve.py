@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from mlcicd_assets.io.endpoint import is_alive
-from mlcicd_assets.io.settings import Settings
+from mlcicd_assets.io.settings import DEFAULT_ENDPOINT, Settings
 from mlcicd_assets.ml.errors import EndpointUnreachable, SettingsError
 
 START_TIMEOUT_S = 30.0
@@ -24,10 +24,21 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Default: of the first endpoint.")] = None,
     port: Annotated[int | None, typer.Option(help="Default: of the first endpoint.")] = None,
     detach: Annotated[bool, typer.Option(help="Start in the background and return.")] = False,
+    containers: Annotated[
+        bool, typer.Option(help="Each model by a container of its release image, blue/green.")
+    ] = False,
+    network: Annotated[
+        str | None, typer.Option(help="With --containers: the Docker network that they join.")
+    ] = None,
 ) -> None:
     """Serve every released model; follows the release pointers by itself."""
     settings = Settings.from_env()
-    address = urlsplit(settings.endpoints[0])
+    if containers:
+        from mlcicd_assets.serving.blue_green import serve_containers
+
+        serve_containers(settings, host=host, network=network)
+        return
+    address = urlsplit(settings.endpoints[0] if settings.endpoints else DEFAULT_ENDPOINT)
     host = host or address.hostname or "127.0.0.1"
     port = port or address.port or 8900
     if detach:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from mlcicd_assets.io.alerts import alert_if_blocked
 from mlcicd_assets.io.bundle import load_bundle
 from mlcicd_assets.io.card import release_card
-from mlcicd_assets.io.endpoint import wait_until_live
+from mlcicd_assets.io.images import require_image
 from mlcicd_assets.io.ledger import MAKES_LIVE, Entry, Head, Ledger
 from mlcicd_assets.io.releases import (
     Pointer,
@@ -21,7 +21,7 @@ from mlcicd_assets.io.releases import (
     write_release_note,
 )
 from mlcicd_assets.io.settings import Settings
-from mlcicd_assets.io.smoke import smoke_test
+from mlcicd_assets.io.smoke import await_release, smoke_test
 from mlcicd_assets.ml.errors import (
     BundleError,
     LedgerMoved,
@@ -66,6 +66,7 @@ class Carrier:
         target = Pointer(*made, *before)
         try:
             bundle = load_bundle(self.settings.releases, model, target.digest)
+            require_image(self.settings, self.ledger, model, target.digest)
             note = {"ledger_seq": intent.seq, "ledger_hash": intent.hash, **body}
             write_release_note(self.settings.releases, model, target.digest, note)
             self._point_at(target, body["previous_digest"])
@@ -143,7 +144,7 @@ class Carrier:
         if found is None:
             return  # nothing is live, as it should be
         for url in self.settings.endpoints_of(model):
-            wait_until_live(url, model, found, token=self.settings.token)
+            await_release(self.settings, url, model, found)
 
     def _is_open(self, intent: Entry) -> bool:
         """Tell whether no run has booked how this intent ended; an overlapping one may have."""

@@ -2,7 +2,7 @@
 
 import http.client
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -64,9 +64,15 @@ def model_status(url: str, model: str, *, token: str | None) -> ModelStatus | No
 
 
 def wait_until_live(
-    url: str, model: str, digest: str, *, token: str | None, timeout_s: float = 30
+    url: str,
+    model: str,
+    digest: str,
+    *,
+    token: str | None,
+    timeout_s: float = 30,
+    failure: Callable[[], str | None] = lambda: None,
 ) -> ModelStatus:
-    """Wait until the server answers with this bundle.
+    """Wait until the server answers with this bundle; `failure` tells early that it will not.
 
     Raises:
         ReleaseError: the server cannot load it (its own reason is given), or time is up.
@@ -76,6 +82,8 @@ def wait_until_live(
     while (status := _status(url, model, token)).digest != digest:
         if status.failed_digest == digest:
             raise ReleaseError(f"the server at {url} cannot load the bundle: {status.load_error}")
+        if (reason := failure()) is not None:
+            raise ReleaseError(f"the server at {url} cannot take up the release: {reason}")
         if time.monotonic() > deadline:
             raise ReleaseError(
                 f"the server at {url} did not take up bundle {digest[:12]} of '{model}' within "

@@ -6,9 +6,9 @@ import msgspec
 
 from mlcicd_assets.io.ledger import Entry, Ledger
 from mlcicd_assets.io.registry_client import add_layer, labels_of, split
-from mlcicd_assets.io.releases import Pointer, bundle_folder, failure_note, image_note
+from mlcicd_assets.io.releases import Pointer, bundle_folder, failure_note, image_note, noted_image
 from mlcicd_assets.io.settings import Settings
-from mlcicd_assets.io.store import Place, listing, read, remove, write
+from mlcicd_assets.io.store import listing, read, remove, write
 from mlcicd_assets.ml.errors import RegistryError, ReleaseError
 from mlcicd_assets.ml.values import ImageRef, ModelVersionRef
 
@@ -61,12 +61,6 @@ def require_image(settings: Settings, ledger: Ledger, model: str, digest: str) -
         raise ReleaseError(f"{image} does not hold bundle {digest[:12]}: it is not released")
     # What an earlier try met says nothing about this one.
     remove(failure_note(settings.releases, model, digest))
-
-
-def noted_image(root: Place, model: str, digest: str) -> str | None:
-    """Return the image that the release store names for a bundle, by digest."""
-    content = read(image_note(root, model, digest))
-    return None if content is None else msgspec.json.decode(content)["image"]
 
 
 def _booked(ledger: Ledger, model: str, digest: str) -> Entry | None:

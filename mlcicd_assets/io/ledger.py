@@ -14,7 +14,9 @@ from mlcicd_assets.ml.gate import policy_digest
 from mlcicd_assets.ml.policy import Gates
 from mlcicd_assets.ml.values import Outcome, Verdict
 
-Kind = Literal["policy", "verdict", "intent", "outcome", "approval", "override", "freeze", "recall", "image"]
+Kind = Literal[
+    "policy", "verdict", "intent", "outcome", "approval", "override", "freeze", "recall", "image"
+]
 MAKES_LIVE = {"released", "rolled_back"}
 
 

@@ -14,6 +14,7 @@ from mlcicd_assets.io.endpoint import model_status
 from mlcicd_assets.io.operators import require_operator
 from mlcicd_assets.io.releases import (
     Pointer,
+    failure_note,
     pointer_path,
     read_pointer,
     recall_note,
@@ -69,6 +70,7 @@ def rollback_offline(settings: Settings, model: str, *, to: int | None, reason: 
     )
     target = Pointer(model, version, digest, pointer.ledger_seq, pointer.ledger_hash, None, None)
     path = write_note(settings.releases, note)
+    remove(failure_note(settings.releases, model, digest))
     swap_pointer(settings.releases, target, expected_digest=pointer.digest)
     try:
         smoke_test(settings, target, bundle)

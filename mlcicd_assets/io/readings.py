@@ -59,6 +59,7 @@ def in_words(entry: Entry) -> str:
         "override": f"override of gate {body.get('gate')} until {until}",
         "freeze": f"freeze until {until}",
         "recall": f"recall of {', '.join(recalled) or 'no model'}",
+        "image": f"image {body.get('image')}",
     }[entry.kind]
     what += f" v{body['version']}" if body.get("version") else ""
     what += f", offline, booked {entry.at[:16]}" if body.get("offline_id") else ""

@@ -113,6 +113,18 @@ def image_note(root: Place, model: str, digest: str) -> Place:
     return bundle_folder(root, model, digest).with_name(f"{digest}.image.json")
 
 
+def noted_image(root: Place, model: str, digest: str) -> str | None:
+    """Return the image that serves a bundle, by digest; None: none was made."""
+    content = read(image_note(root, model, digest))
+    return None if content is None else msgspec.json.decode(content)["image"]
+
+
+def noted_failure(root: Place, model: str, digest: str) -> str | None:
+    """Return why a bundle's image did not come up; None: nothing is known against it."""
+    content = read(failure_note(root, model, digest))
+    return None if content is None else msgspec.json.decode(content)["load_error"]
+
+
 def failure_note(root: Place, model: str, digest: str) -> Place:
     """Return where the server of containers tells why a bundle's image did not come up."""
     return bundle_folder(root, model, digest).with_name(f"{digest}.failed.json")

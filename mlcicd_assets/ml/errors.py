@@ -21,6 +21,7 @@ MlcicdError
 ├── ReleaseError             a release could not be carried out
 │   ├── EndpointUnreachable  no server answers at a configured endpoint
 │   ├── PointerMoved         the release pointer is not what was read before
+│   ├── RegistryError        the registry of images does not answer, refuses or has other content
 │   └── SmokeTestFailed      the server's scores are not the offline scores
 └── RequestError             a scoring request is wrong; carries its HTTP status
 """
@@ -108,6 +109,10 @@ class EndpointUnreachable(ReleaseError):
 
 class PointerMoved(ReleaseError):
     """The release pointer is not what was read before."""
+
+
+class RegistryError(ReleaseError):
+    """The registry of images does not answer, refuses, or has other content."""
 
 
 class SmokeTestFailed(ReleaseError):

@@ -33,8 +33,10 @@ class Approve(dg.Config):
     days: int = Field(default=7, description="How long the approval holds.")
 
 
-def deployed_endpoint(spec: PipelineSpec, *, readme: str = "") -> dg.AssetsDefinition:
-    """Build the asset; its description ends with the model's README."""
+def deployed_endpoint(
+    spec: PipelineSpec, *, readme: str = "", after: str | None = None
+) -> dg.AssetsDefinition:
+    """Build the asset; its description ends with the model's README; see `asset_for` on `after`."""
     key = dg.AssetKey([spec.name, "deployed_endpoint"])
     promise = "Every live verdict passed on its own: no gate is overridden by a person."
 
@@ -45,6 +47,7 @@ def deployed_endpoint(spec: PipelineSpec, *, readme: str = "") -> dg.AssetsDefin
         + readme,
         kinds={"python"},
         upstream="evaluation_report",
+        after=after,
         code=[spec.name],
         checks=[dg.AssetCheckSpec(NO_OVERRIDE, asset=key, description=promise)],
     )

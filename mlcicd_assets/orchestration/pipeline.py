@@ -4,6 +4,7 @@ from functools import partial
 
 import dagster as dg
 
+from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.contract import check_rules
 from mlcicd_assets.ml.features import check_features
 from mlcicd_assets.ml.search import check_search
@@ -18,12 +19,14 @@ from mlcicd_assets.orchestration.mlflow_run import mlflow_key, mlflow_run_for
 from mlcicd_assets.orchestration.new_data import new_data_sensor, schedule_of
 from mlcicd_assets.orchestration.raw_data import raw_data
 from mlcicd_assets.orchestration.recovery import recovery_jobs
+from mlcicd_assets.orchestration.serving_image import NAME as IMAGE
+from mlcicd_assets.orchestration.serving_image import serving_image
 from mlcicd_assets.orchestration.trained_model import trained_model
 from mlcicd_assets.orchestration.validated_features import validated_features
 
 
 def build_pipeline(spec: PipelineSpec, *, readme: str = "") -> dg.Definitions:
-    """Build everything that delivers one model.
+    """Build everything that delivers one model; with MLCICD_SERVING_IMAGE, as images.
 
     `readme` is what people read on the endpoint and on the job: Dagster's groups have no text.
 
@@ -33,6 +36,8 @@ def build_pipeline(spec: PipelineSpec, *, readme: str = "") -> dg.Definitions:
     check_rules(spec)
     check_features(spec)
     check_search(spec)
+    as_images = Settings.from_env().serving_image is not None
+    endpoint = partial(deployed_endpoint, readme=readme, after=IMAGE if as_images else None)
     assets = [
         build(spec)
         for build in (
@@ -40,7 +45,8 @@ def build_pipeline(spec: PipelineSpec, *, readme: str = "") -> dg.Definitions:
             validated_features,
             trained_model,
             evaluation_report,
-            partial(deployed_endpoint, readme=readme),
+            *([serving_image] if as_images else []),
+            endpoint,
             evaluation_page,
         )
     ]

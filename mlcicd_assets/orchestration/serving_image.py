@@ -10,13 +10,15 @@ from mlcicd_assets.ml.spec import PipelineSpec
 from mlcicd_assets.ml.values import ReportRef
 from mlcicd_assets.orchestration.wiring import asset_for, open_ledger
 
+NAME = "serving_image"
+
 
 def serving_image(spec: PipelineSpec) -> dg.AssetsDefinition:
     """Build the asset."""
 
     @asset_for(
         spec,
-        "serving_image",
+        NAME,
         description="The bundle baked into the serving image, pushed, its digest in the ledger.",
         kinds={"docker"},
         upstream="evaluation_report",

@@ -29,6 +29,7 @@ def asset_for(
     description: str,
     kinds: set[str],
     upstream: str | None = None,
+    after: str | None = None,
     gates: Sequence[Gate] = (),
     code: Sequence[object] = (),
     resource: str | None = None,
@@ -46,6 +47,7 @@ def asset_for(
         description: what people read in the UI.
         kinds: technology tags.
         upstream: the asset whose value arrives as argument `upstream`.
+        after: an asset that must come first, though its value is not asked for.
         gates: each becomes a blocking check of the asset.
         code: parts of the spec that decide what the asset makes; hashed into its code version.
         resource: key of a resource that it uses.
@@ -68,6 +70,7 @@ def asset_for(
         kinds=kinds,
         owners=list(spec.owners),
         ins={"upstream": dg.AssetIn(key=[spec.name, upstream])} if upstream else None,
+        deps=[dg.AssetKey([spec.name, after])] if after else None,
         check_specs=[*blocking, *checks],
         code_version=digest(*code),
         io_manager_key=JSON_VALUES_KEY,

@@ -42,6 +42,7 @@ class App:
         self._store = store
         self._token = token
         self._max_body = max_body
+        self.is_draining = False
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request; whatever is wrong with it becomes a 4xx with {"error": ...}."""
@@ -61,7 +62,8 @@ class App:
         except Exception:
             LOG.exception("a request could not be answered")
             status, content = 500, {"error": "the server failed, its log says why"}
-        if status == 413:  # the caller must not go on sending
+        # The caller must not go on sending, or comes back to another server.
+        if status == 413 or self.is_draining:
             headers.append((b"connection", b"close"))
         encoded = msgspec.json.encode(content)
         headers.append((b"content-length", str(len(encoded)).encode()))

@@ -16,6 +16,7 @@ LOOPBACK: Final = {"127.0.0.1", "::1", "localhost"}
 DRAIN_SECONDS: Final = 30
 # Refused by uvicorn itself with 503: rejecting in our code would cost as much as answering.
 MAX_CONNECTIONS: Final = 1_000
+DRAIN, RESUME = signal.SIGUSR1, signal.SIGUSR2
 
 
 def run(releases: Place, *, host: str, port: int, token: str | None) -> None:
@@ -32,9 +33,23 @@ def run(releases: Place, *, host: str, port: int, token: str | None) -> None:
         )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     store = ModelStore(releases)
-    server = uvicorn.Server(
+    app = App(store, token=token)
+    server = server_of(app, host=host, port=port)
+    # uvicorn drains, then raises the signal again for the handler it found: this one.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: sys.exit(0))
+    # From whoever sends new connections elsewhere now: those kept alive shall follow.
+    signal.signal(DRAIN, lambda _number, _frame: setattr(app, "is_draining", True))
+    signal.signal(RESUME, lambda _number, _frame: setattr(app, "is_draining", False))
+    with store.watching():
+        server.run()
+
+
+def server_of(app: App, *, host: str, port: int) -> uvicorn.Server:
+    """Return the server of an application, not yet running."""
+    return uvicorn.Server(
         uvicorn.Config(
-            App(store, token=token),
+            app,
             host=host,
             port=port,
             http="httptools",
@@ -48,8 +63,3 @@ def run(releases: Place, *, host: str, port: int, token: str | None) -> None:
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
     )
-    # uvicorn drains, then raises the signal again for the handler it found: this one.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: sys.exit(0))
-    with store.watching():
-        server.run()
