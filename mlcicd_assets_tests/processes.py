@@ -37,11 +37,11 @@ def mlcicd(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]
 class running_server:
     """Start `mlcicd serve` at an address and stop it again."""
 
-    def __init__(self, url: str, home: Path) -> None:
-        self.url, self.log = url, home / "server.log"
+    def __init__(self, url: str, home: Path, *words: str) -> None:
+        self.url, self.log, self.words = url, home / "server.log", ("serve", *words)
 
     def __enter__(self) -> "running_server":
-        words = (("serve",), dict(os.environ), self.log, self.log)
+        words = (self.words, dict(os.environ), self.log, self.log)
         self.process = FORKS.Process(target=_command, args=words, daemon=True)
         self.process.start()
         deadline = time.monotonic() + 30

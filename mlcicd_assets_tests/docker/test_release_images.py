@@ -1,0 +1,231 @@
+"""Releases as images: baked, pushed, swapped blue/green under load, taken back, never the wrong."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import docker
+import httpx
+import msgspec
+import pytest
+
+from mlcicd_assets.io.bundle import Bundle
+from mlcicd_assets.io.endpoint import is_alive, model_status
+from mlcicd_assets.io.images import make_image
+from mlcicd_assets.io.releases import image_note, noted_image, read_pointer
+from mlcicd_assets.io.store import write
+from mlcicd_assets.ml.errors import ReleaseError
+from mlcicd_assets_tests.docker.conftest import REGISTRY, SERVING
+from mlcicd_assets_tests.io.scene import POLICY, Scene, pass_every_gate, report, roll_back
+from mlcicd_assets_tests.io.tiny import MODEL
+from mlcicd_assets_tests.processes import free_port, running_server
+
+pytestmark = pytest.mark.docker
+
+TOKEN = "of this test"  # noqa: S105
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+ROW = {"model": MODEL, "row": {"amount": 250.5, "channel": "online", "rate": None}}
+
+
+@pytest.fixture(scope="module")
+def base(engine: docker.DockerClient) -> Iterator[str]:
+    """A registry, and the serving image pushed to it, by digest."""
+    port = free_port()
+    ports = {"5000/tcp": ("127.0.0.1", port)}
+    registry = engine.containers.run(REGISTRY, detach=True, ports=ports)
+    repository = f"127.0.0.1:{port}/mlcicd-serving"
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/v2/").raise_for_status()
+                break
+            except httpx.HTTPError:
+                assert time.monotonic() < deadline, registry.logs().decode()
+                time.sleep(0.1)
+        image = engine.images.get(SERVING)
+        image.tag(repository, "base")
+        told = [*engine.images.push(repository, "base", stream=True, decode=True)]
+        (digest,) = [line["aux"]["Digest"] for line in told if "aux" in line]
+        yield f"{repository}@{digest}"
+    finally:
+        registry.remove(force=True, v=True)
+        for image in engine.images.list(repository):
+            engine.images.remove(image.id, force=True)
+
+
+@pytest.fixture
+def scene(home: Path, base: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    """A server of containers behind one address, and nothing live."""
+    url = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("MLCICD_ENDPOINTS", f"{MODEL}={url}")
+    monkeypatch.setenv("MLCICD_TOKEN", TOKEN)
+    monkeypatch.setenv("MLCICD_SERVING_IMAGE", base)
+    with running_server(url, home, "--containers"):
+        yield Scene(url)
+
+
+def bake(scene: Scene, seed: int, champion: Bundle | None = None) -> Bundle:
+    bundle = scene.bundle(seed)
+    made = report(bundle, seed, champion)
+    make_image(scene.settings, scene.ledger, made.candidate, policy=POLICY, run_id="r")
+    pass_every_gate(scene.ledger, made)
+    return bundle
+
+
+def release(scene: Scene, seed: int, champion: Bundle | None = None) -> Bundle:
+    bundle = bake(scene, seed, champion)
+    assert scene.deliver(report(bundle, seed, champion)) == "released"
+    return bundle
+
+
+def served(scene: Scene) -> int | None:
+    status = model_status(scene.url, MODEL, token=TOKEN)
+    return status.version if status else None
+
+
+class Load:
+    """Callers that keep their connection and callers that open one each time."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.stop = url, threading.Event()
+        self.versions: list[list[int]] = []
+        self.failures: list[str] = []
+
+    def __enter__(self) -> "Load":
+        self.pool = ThreadPoolExecutor(6)
+        self.done = [self.pool.submit(self._ask, keep=number % 2 == 0) for number in range(6)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.versions = [one.result() for one in self.done]
+        self.pool.shutdown()
+
+    def _ask(self, *, keep: bool) -> list[int]:
+        seen: list[int] = []
+        client = httpx.Client(headers=BEARER, timeout=20)
+        while not self.stop.is_set():
+            try:
+                if not keep:
+                    client.close()
+                    client = httpx.Client(headers=BEARER, timeout=20)
+                told = client.post(f"{self.url}/predict", json=ROW)
+                told.raise_for_status()
+                seen.append(int(told.json()["version"]))
+            except httpx.HTTPError as error:
+                self.failures.append(repr(error))
+            time.sleep(0.01)
+        client.close()
+        return seen
+
+
+def test_a_swap_under_load_drops_nothing_and_the_way_back_is_at_once(
+    scene: Scene, engine: docker.DockerClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert served(scene) is None
+    first = release(scene, 1)
+    assert served(scene) == 1
+    second = bake(scene, 2, first)
+    with Load(scene.url) as load:
+        began = time.monotonic()
+        assert scene.deliver(report(second, 2, first)) == "released"
+        swapped = time.monotonic() - began
+        time.sleep(1)
+        began = time.monotonic()
+        assert roll_back(scene) == (1, first.digest)
+        returned = time.monotonic() - began
+        time.sleep(1)
+    asked = sum(map(len, load.versions))
+    assert load.failures == []
+    for seen in load.versions:  # also of those who keep their connection
+        assert seen == sorted(seen[: len(seen) - seen[::-1].index(2)]) + [1] * seen[::-1].index(2)
+        assert {1, 2} == set(seen)
+        assert seen[-1] == 1
+    assert returned < 5
+    running = engine.containers.list(filters={"label": f"io.mlcicd.model={MODEL}"})
+    assert len(running) == 2
+    image = noted_image(scene.settings.releases, MODEL, first.digest)
+    labels = engine.images.get(image).labels
+    assert labels["io.mlcicd.bundle"] == first.digest
+    assert labels["io.mlcicd.policy"] == POLICY
+    assert labels["org.opencontainers.image.version"] == "1"
+    assert "io.mlcicd.table.features" in labels
+    entries = scene.ledger.entries(kinds=("image",))
+    assert [one.body["image"] for one in entries][0] == image
+    with capsys.disabled():
+        print(f"\nswap {swapped:.1f} s, way back {returned:.1f} s, {asked} requests, 0 failed")
+
+
+def test_the_same_release_gives_the_same_image_once(scene: Scene) -> None:
+    bundle = scene.bundle(1)
+    made = report(bundle, 1).candidate
+    began = time.monotonic()
+    one = make_image(scene.settings, scene.ledger, made, policy=POLICY, run_id="r")
+    assert time.monotonic() - began < 5
+    again = make_image(scene.settings, scene.ledger, made, policy=POLICY, run_id="r2")
+    assert one == again
+    assert len(scene.ledger.entries(kinds=("image",))) == 1
+    other = make_image(scene.settings, scene.ledger, made, policy="other", run_id="r3")
+    assert other == one  # what is in the ledger counts
+
+
+def test_what_is_not_the_ledgers_image_is_refused(scene: Scene) -> None:
+    first = release(scene, 1)
+    second = bake(scene, 2, first)
+    note = image_note(scene.settings.releases, MODEL, second.digest)
+    good = noted_image(scene.settings.releases, MODEL, second.digest)
+    bad = noted_image(scene.settings.releases, MODEL, first.digest)
+    write(note, msgspec.json.encode({"image": bad}))
+    with pytest.raises(ReleaseError, match="names image"):
+        scene.deliver(report(second, 2, first))
+    assert served(scene) == 1
+    assert scene.outcomes() == ["released", "blocked"]
+    assert good != bad
+
+
+def test_without_an_image_nothing_is_released(scene: Scene) -> None:
+    made = report(scene.bundle(1), 1)
+    pass_every_gate(scene.ledger, made)
+    with pytest.raises(ReleaseError, match="materialize card_fraud/serving_image"):
+        scene.deliver(made)
+    assert read_pointer(scene.settings.releases, MODEL) is None
+
+
+def test_a_killed_container_comes_back_and_callers_wait(
+    scene: Scene, engine: docker.DockerClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release(scene, 1)
+    (container,) = engine.containers.list(filters={"label": f"io.mlcicd.model={MODEL}"})
+    container.kill()  # the engine leaves it so, unlike after a crash
+    began = time.monotonic()
+    answer = httpx.post(f"{scene.url}/predict", json=ROW, headers=BEARER, timeout=30)
+    assert answer.status_code == 200
+    with capsys.disabled():
+        print(f"\nanswered {time.monotonic() - began:.1f} s after the kill")
+
+
+def test_nothing_stays_when_the_server_ends(
+    home: Path, base: str, engine: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("MLCICD_ENDPOINTS", f"{MODEL}={url}")
+    monkeypatch.setenv("MLCICD_TOKEN", TOKEN)
+    monkeypatch.setenv("MLCICD_SERVING_IMAGE", base)
+    labels = {"label": f"io.mlcicd.model={MODEL}"}
+    with running_server(url, home, "--containers") as server:
+        release(Scene(url), 1)
+        (before,) = engine.containers.list(filters=labels)
+        server.process.kill()
+        server.process.join()
+        assert not is_alive(url)
+        with running_server(url, home, "--containers"):
+            deadline = time.monotonic() + 20
+            while served(Scene(url)) != 1:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            (after,) = engine.containers.list(filters=labels)
+            assert after.id == before.id  # found again, not started anew
+    assert engine.containers.list(all=True, filters=labels) == []
