@@ -99,6 +99,7 @@ def test_another_folder_of_models_is_loaded_by_environment(
         ("MLCICD_LEDGER_URL", "ledger.db"),
         ("MLCICD_EXECUTOR", "multiprocess"),
         ("MLCICD_HOME", " "),
+        ("MLCICD_SERVING_IMAGE", "mlcicd-serving:latest"),
         ("MLCICD_TOKEN", ""),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 
 from mlcicd_assets.io import carrier, smoke
 from mlcicd_assets.io.delivery import Delivery
+from mlcicd_assets.io.endpoint import wait_until_live
 from mlcicd_assets.io.releases import Pointer, read_pointer, swap_pointer
 from mlcicd_assets.io.rollback import rollback
 from mlcicd_assets.io.verify import verify
@@ -104,7 +105,7 @@ def test_a_failed_smoke_test_sets_the_pointer_back(
     pointer = read_pointer(scene.settings.releases, MODEL)
     assert pointer is not None
     assert pointer.digest == first.digest
-    carrier.wait_until_live(scene.url, MODEL, first.digest, token=None)
+    wait_until_live(scene.url, MODEL, first.digest, token=None)
     assert scene.outcomes() == ["released", "blocked"]
     assert scene.aliases == [1]
 

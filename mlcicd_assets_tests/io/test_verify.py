@@ -14,6 +14,7 @@ import pytest
 from deltalake import DeltaTable
 
 from mlcicd_assets.io import carrier
+from mlcicd_assets.io.endpoint import wait_until_live
 from mlcicd_assets.io.ledger import Entry, Ledger, _hash
 from mlcicd_assets.io.offline import OfflineRollback, write_note
 from mlcicd_assets.io.registry import CHAMPION, client, set_alias
@@ -201,7 +202,7 @@ def test_a_pointer_moved_by_hand_and_a_server_elsewhere_are_named(scene: TwoRele
     head = scene.ledger.head()
     by_hand = Pointer(MODEL, 9, other.digest, head.seq, head.hash, None, None)
     swap_pointer(scene.settings.releases, by_hand, expected_digest=scene.second.digest)
-    carrier.wait_until_live(scene.url, MODEL, other.digest, token=None)
+    wait_until_live(scene.url, MODEL, other.digest, token=None)
     assert scene.problems() == (
         f"{MODEL}: the release pointer names bundle {other.digest}, the ledger says "
         f"{scene.second.digest} is live"
@@ -240,7 +241,7 @@ def test_an_offline_rollback_not_booked_yet_is_named_and_explains_the_pointer(
     write_note(scene.settings.releases, note)
     target = Pointer(MODEL, 1, first, pointer.ledger_seq, pointer.ledger_hash, None, None)
     swap_pointer(scene.settings.releases, target, expected_digest=second)
-    carrier.wait_until_live(scene.url, MODEL, first, token=None)
+    wait_until_live(scene.url, MODEL, first, token=None)
     assert scene.problems() == (
         f"{MODEL}: the offline rollback to v1 by ann is not booked: the next run of the model "
         "books it"

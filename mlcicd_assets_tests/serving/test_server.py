@@ -18,7 +18,7 @@ from mlcicd_assets.io.bundle import Bundle
 from mlcicd_assets.io.endpoint import model_status, wait_until_live
 from mlcicd_assets.io.releases import bundle_folder
 from mlcicd_assets.ml.errors import ReleaseError, SettingsError
-from mlcicd_assets.serving.server import run
+from mlcicd_assets.serving.server import DRAIN, RESUME, run
 from mlcicd_assets_tests.io import tiny
 from mlcicd_assets_tests.processes import running_server
 from mlcicd_assets_tests.serving.driving import serving
@@ -192,3 +192,17 @@ def test_a_port_in_use_ends_the_process_with_an_error(
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode != 0
     assert "address already in use" in done.stderr
+
+
+def test_while_it_drains_kept_connections_end_with_their_next_answer(
+    bundles: tuple[Path, list[Bundle]],
+) -> None:
+    with serving(bundles[0]) as server, httpx.Client(base_url=server.url) as client:
+        for number, told in ((DRAIN, "close"), (RESUME, None)):
+            os.kill(server.process.pid, number)
+            deadline = time.monotonic() + 5
+            while (reply := client.post("/predict", json={"row": ROW})).headers.get(
+                "connection"
+            ) != told:
+                assert time.monotonic() < deadline
+            assert reply.status_code == 200
