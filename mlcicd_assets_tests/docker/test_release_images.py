@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import docker
 import httpx
@@ -16,7 +17,7 @@ from mlcicd_assets.io.endpoint import is_alive, model_status
 from mlcicd_assets.io.images import make_image
 from mlcicd_assets.io.releases import image_note, noted_image, read_pointer
 from mlcicd_assets.io.store import write
-from mlcicd_assets.ml.errors import ReleaseError
+from mlcicd_assets.ml.errors import RegistryError, ReleaseError
 from mlcicd_assets_tests.docker.conftest import REGISTRY, SERVING
 from mlcicd_assets_tests.io.scene import POLICY, Scene, pass_every_gate, report, roll_back
 from mlcicd_assets_tests.io.tiny import MODEL
@@ -45,15 +46,26 @@ def base(engine: docker.DockerClient) -> Iterator[str]:
             except httpx.HTTPError:
                 assert time.monotonic() < deadline, registry.logs().decode()
                 time.sleep(0.1)
-        image = engine.images.get(SERVING)
-        image.tag(repository, "base")
-        told = [*engine.images.push(repository, "base", stream=True, decode=True)]
-        (digest,) = [line["aux"]["Digest"] for line in told if "aux" in line]
-        yield f"{repository}@{digest}"
+        yield pushed(engine, repository, "base")
     finally:
         registry.remove(force=True, v=True)
         for image in engine.images.list(repository):
-            engine.images.remove(image.id, force=True)
+            for name in [*image.tags, *image.attrs["RepoDigests"]]:
+                if name.startswith(repository):
+                    engine.images.remove(name, force=True)
+
+
+def pushed(engine: docker.DockerClient, repository: str, tag: str, **changes: Any) -> str:
+    """Push the serving image, as it is or with its configuration changed; return it by digest."""
+    container = engine.containers.create(SERVING)
+    if changes:
+        container.commit(repository, tag, conf=changes)
+    else:
+        engine.images.get(SERVING).tag(repository, tag)
+    container.remove()
+    told = [*engine.images.push(repository, tag, stream=True, decode=True)]
+    (digest,) = [line["aux"]["Digest"] for line in told if "aux" in line]
+    return f"{repository}@{digest}"
 
 
 @pytest.fixture
@@ -191,6 +203,42 @@ def test_without_an_image_nothing_is_released(scene: Scene) -> None:
     with pytest.raises(ReleaseError, match="materialize card_fraud/serving_image"):
         scene.deliver(made)
     assert read_pointer(scene.settings.releases, MODEL) is None
+
+
+def test_an_image_that_does_not_come_up_leaves_the_old_one_live(
+    scene: Scene, base: str, engine: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = release(scene, 1)
+    broken = pushed(engine, base.partition("@")[0], "broken", Entrypoint=["python", "-c", "1/0"])
+    monkeypatch.setenv("MLCICD_SERVING_IMAGE", broken)
+    late = Scene(scene.url)
+    second = bake(late, 2, first)
+    with pytest.raises(ReleaseError, match=r"ended as soon as it had begun.*ZeroDivisionError"):
+        late.deliver(report(second, 2, first))
+    assert served(scene) == 1
+    assert scene.outcomes() == ["released", "blocked"]
+    (left,) = engine.containers.list(all=True, filters={"label": f"io.mlcicd.model={MODEL}"})
+    assert left.labels["io.mlcicd.bundle"] == first.digest
+    # With a good serving image the same bundle is baked again, and goes live.
+    release(scene, 2, first)
+    assert served(scene) == 2
+
+
+def test_a_base_that_is_no_serving_image_is_refused(
+    scene: Scene, base: str, engine: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = {"io.mlcicd.image": "pipeline"}
+    other = pushed(engine, base.partition("@")[0], "other", Labels=labels)
+    monkeypatch.setenv("MLCICD_SERVING_IMAGE", other)
+    with pytest.raises(RegistryError, match="no serving image of ours"):
+        bake(Scene(scene.url), 1)
+    missing = f"{other.partition('@')[0]}@sha256:{'0' * 64}"
+    monkeypatch.setenv("MLCICD_SERVING_IMAGE", missing)
+    with pytest.raises(RegistryError, match="answers 404"):
+        bake(Scene(scene.url), 1)
+    monkeypatch.setenv("MLCICD_SERVING_IMAGE", f"127.0.0.1:1/x@sha256:{'0' * 64}")
+    with pytest.raises(RegistryError, match="does not answer"):
+        bake(Scene(scene.url), 1)
 
 
 def test_a_killed_container_comes_back_and_callers_wait(
