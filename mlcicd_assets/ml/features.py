@@ -1,6 +1,6 @@
 """Model inputs from raw events: raw columns, calendar parts, windows of an entity's past days."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 LAST_NIGHT_HOUR = 6
+ROW = "row number"
 
 
 def check_features(spec: PipelineSpec) -> None:
@@ -109,7 +110,7 @@ def add_computed(
             looked_at = pl.concat([before.select(looked_at.columns), looked_at])
         skip = looked_at.height - rows.height
         if needs_labels(spec):
-            looked_at = _first_told(looked_at.lazy(), labels, spec, since=moment)
+            looked_at = _told_since(looked_at, labels, spec)
         rows = rows.with_columns(window_columns(looked_at, spec, skip=skip).values())
     return rows.select(order)
 
@@ -140,7 +141,10 @@ def join_labels(
     """
     if spec.label.source is None:
         return rows
-    return _first_told(rows.lazy(), labels, spec, since=None)
+    joined = rows.lazy().join(
+        _first(_told(labels, spec), spec.key), on=spec.key, how="left", maintain_order="left"
+    )
+    return _collected(joined, spec)
 
 
 def kept_columns(spec: PipelineSpec) -> list[str]:
@@ -215,25 +219,44 @@ def _gate_faults(spec: PipelineSpec, types: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _first_told(
-    rows: "pl.LazyFrame", labels: "pl.LazyFrame | None", spec: PipelineSpec, *, since: str | None
+def _told_since(
+    rows: "pl.DataFrame", labels: "pl.LazyFrame | None", spec: PipelineSpec
 ) -> "pl.DataFrame":
-    """Add the label of each row that was known first, or first after its time `since`."""
+    """Add the label of each row that was known first of those known after its time.
+
+    Few rows have one: those are found by number and written into two empty columns, since to join
+    all columns of all rows would cost more than the windows' sums.
+    """
+    import polars as pl
+
+    moment = spec.time.column
+    keys = rows.lazy().select(*spec.key, moment).with_row_index(ROW)
+    later = pl.col(KNOWN_AT) >= pl.col(moment)
+    timed = keys.join(_told(labels, spec), on=spec.key).filter(later)
+    found = _collected(_first(timed, [ROW]).select(ROW, LABEL, KNOWN_AT), spec)
+    columns = [
+        pl.repeat(None, rows.height, dtype=found[name].dtype, eager=True)
+        .alias(name)
+        .scatter(found[ROW], found[name])
+        for name in (LABEL, KNOWN_AT)
+    ]
+    return rows.with_columns(columns)
+
+
+def _told(labels: "pl.LazyFrame | None", spec: PipelineSpec) -> "pl.LazyFrame":
+    """Return what became known: key, label and when."""
     import polars as pl
 
     if labels is None:
         raise DataError(f"'{spec.name}' has labels of its own: give their table, too")
-    told = _mapped(labels, spec).select(
-        *spec.key, LABEL, pl.col(spec.label.known_at).alias(KNOWN_AT)
-    )
-    told = told.drop_nulls()
-    if since is not None:
-        timed = rows.select(*spec.key, since).join(told, on=spec.key)
-        told = timed.filter(pl.col(KNOWN_AT) >= pl.col(since)).drop(since)
+    known_at = pl.col(spec.label.known_at).alias(KNOWN_AT)
+    return _mapped(labels, spec).select(*spec.key, LABEL, known_at).drop_nulls()
+
+
+def _first(told: "pl.LazyFrame", by: Sequence[str]) -> "pl.LazyFrame":
+    """Keep the label known first; of two that were known at once, the positive one."""
     ordered = told.sort(KNOWN_AT, LABEL, descending=[False, True])
-    first = ordered.unique(subset=spec.key, keep="first", maintain_order=True)
-    joined = rows.join(first, on=spec.key, how="left", maintain_order="left")
-    return _collected(joined, spec)
+    return ordered.unique(subset=by, keep="first", maintain_order=True)
 
 
 def _mapped(table: "pl.LazyFrame", spec: PipelineSpec) -> "pl.LazyFrame":
