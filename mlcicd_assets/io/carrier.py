@@ -11,10 +11,11 @@ from typing import Any, Literal
 from mlcicd_assets.io.alerts import alert_if_blocked
 from mlcicd_assets.io.bundle import load_bundle
 from mlcicd_assets.io.card import release_card
-from mlcicd_assets.io.images import require_image
+from mlcicd_assets.io.images import check_image
 from mlcicd_assets.io.ledger import MAKES_LIVE, Entry, Head, Ledger
 from mlcicd_assets.io.releases import (
     Pointer,
+    failure_note,
     read_pointer,
     remove_pointer,
     swap_pointer,
@@ -22,6 +23,7 @@ from mlcicd_assets.io.releases import (
 )
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.io.smoke import await_release, smoke_test
+from mlcicd_assets.io.store import remove
 from mlcicd_assets.ml.errors import (
     BundleError,
     LedgerMoved,
@@ -66,7 +68,9 @@ class Carrier:
         target = Pointer(*made, *before)
         try:
             bundle = load_bundle(self.settings.releases, model, target.digest)
-            require_image(self.settings, self.ledger, model, target.digest)
+            check_image(self.settings, self.ledger, model, target.digest)
+            # What an earlier try met says nothing about this one.
+            remove(failure_note(self.settings.releases, model, target.digest))
             note = {"ledger_seq": intent.seq, "ledger_hash": intent.hash, **body}
             write_release_note(self.settings.releases, model, target.digest, note)
             self._point_at(target, body["previous_digest"])

@@ -6,9 +6,9 @@ import msgspec
 
 from mlcicd_assets.io.ledger import Entry, Ledger
 from mlcicd_assets.io.registry_client import add_layer, labels_of, split
-from mlcicd_assets.io.releases import Pointer, bundle_folder, failure_note, image_note, noted_image
+from mlcicd_assets.io.releases import Pointer, bundle_folder, image_note, noted_image
 from mlcicd_assets.io.settings import Settings
-from mlcicd_assets.io.store import listing, read, remove, write
+from mlcicd_assets.io.store import listing, read, write
 from mlcicd_assets.ml.errors import RegistryError, ReleaseError
 from mlcicd_assets.ml.values import ImageRef, ModelVersionRef
 
@@ -37,8 +37,8 @@ def make_image(
     return ImageRef(made.model, made.version, made.digest, booked.body["image"])
 
 
-def require_image(settings: Settings, ledger: Ledger, model: str, digest: str) -> None:
-    """Refuse a release whose image is not the one in the ledger, where images are served.
+def check_image(settings: Settings, ledger: Ledger, model: str, digest: str) -> None:
+    """Where images are served: the bundle's is the one in the ledger, and holds that bundle.
 
     Raises:
         ReleaseError: there is no image, another one stands in the release store, or the registry
@@ -59,8 +59,6 @@ def require_image(settings: Settings, ledger: Ledger, model: str, digest: str) -
         )
     if labels_of(image).get(f"{LABEL}.bundle") != digest:
         raise ReleaseError(f"{image} does not hold bundle {digest[:12]}: it is not released")
-    # What an earlier try met says nothing about this one.
-    remove(failure_note(settings.releases, model, digest))
 
 
 def _booked(ledger: Ledger, model: str, digest: str) -> Entry | None:

@@ -10,12 +10,14 @@ from sqlalchemy import exc
 from mlcicd_assets.io.bundle import check_golden, load_bundle
 from mlcicd_assets.io.decisions import withdrawals
 from mlcicd_assets.io.endpoint import model_status
+from mlcicd_assets.io.images import check_image
 from mlcicd_assets.io.ledger import Head, Ledger
 from mlcicd_assets.io.offline import pending_notes
 from mlcicd_assets.io.readings import reigns
 from mlcicd_assets.io.registry import CHAMPION, client
 from mlcicd_assets.io.releases import models_in, pointer_path, read_pointer, release_notes
 from mlcicd_assets.io.retention import held, missing_files
+from mlcicd_assets.io.rollback import earlier
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.io.store import read, stamp
 from mlcicd_assets.ml.errors import BundleError, DataError, LedgerError, ReleaseError
@@ -43,7 +45,7 @@ def verify(
     if model is not None and model not in known:
         raise ReleaseError(f"there is no model '{model}', only: {', '.join(sorted(known))}")
     for name in sorted(known) if model is None else [model]:
-        for part in (_bundles, _tables, _live, _loose_ends):
+        for part in (_bundles, _images, _tables, _live, _loose_ends):
             problems += [f"{name}: {one}" for one in _tried(part(settings, ledger, name))]
         try:
             problems += [f"{name}: {one}" for one in _alias(settings, ledger, name)]
@@ -95,6 +97,19 @@ def _bundles(settings: Settings, ledger: Ledger, model: str) -> Iterator[str]:
             check_golden(load_bundle(settings.releases, model, digest))
         except (BundleError, ReleaseError) as error:
             yield f"bundle {digest[:12]}: {error}"
+
+
+def _images(settings: Settings, ledger: Ledger, model: str) -> Iterator[str]:
+    """What is live, and what a rollback would go back to, can be started from its image."""
+    live = ledger.live(model)
+    wanted = [live.digest] if live else []
+    with suppress(ReleaseError):
+        wanted += [earlier(ledger, model, live.digest)[1]] if live else []
+    for digest in wanted:
+        try:
+            check_image(settings, ledger, model, digest)
+        except ReleaseError as error:
+            yield str(error)
 
 
 def _tables(settings: Settings, ledger: Ledger, model: str) -> Iterator[str]:

@@ -17,6 +17,7 @@ from mlcicd_assets.io.endpoint import is_alive, model_status
 from mlcicd_assets.io.images import make_image
 from mlcicd_assets.io.releases import image_note, noted_image, read_pointer
 from mlcicd_assets.io.store import write
+from mlcicd_assets.io.verify import verify
 from mlcicd_assets.ml.errors import RegistryError, ReleaseError
 from mlcicd_assets_tests.docker.conftest import REGISTRY, SERVING
 from mlcicd_assets_tests.io.scene import POLICY, Scene, pass_every_gate, report, roll_back
@@ -194,7 +195,13 @@ def test_what_is_not_the_ledgers_image_is_refused(scene: Scene) -> None:
         scene.deliver(report(second, 2, first))
     assert served(scene) == 1
     assert scene.outcomes() == ["released", "blocked"]
-    assert good != bad
+    told = f"the release store names image {good}"
+    write(
+        image_note(scene.settings.releases, MODEL, first.digest),
+        msgspec.json.encode({"image": good}),
+    )
+    problems, _ = verify(scene.settings, scene.ledger)
+    assert [one for one in problems if told in one]
 
 
 def test_without_an_image_nothing_is_released(scene: Scene) -> None:
