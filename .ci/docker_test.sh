@@ -34,18 +34,20 @@ audit() {
 }
 
 images() { # VARIABLE KIND IMAGE ...: pull each, or make the stand-in of its kind
-  local made=()
+  local made=() how
   while [ $# -gt 0 ]; do
-    if host docker image inspect "$3" >/dev/null 2>&1; then
-      export "$1=$3"
-    elif host timeout 60 docker pull --quiet "$3" 2>/dev/null; then
-      export "$1=$3"
-      pulled+=("$3")
-    else
-      export "$1=mlcicd-stand-in-$2:$TAG"
-      host .ci/stand_in_image.sh "$2" "mlcicd-stand-in-$2:$TAG" >/dev/null || return
-      made+=("$2")
-    fi
+    how=$(host sh -c 'docker image inspect "$0" >/dev/null && echo here ||
+      { timeout 60 docker pull --quiet "$0" >/dev/null && echo pulled; }' "$3" 2>/dev/null) || how=
+    export "$1=$3"
+    case $how in
+      here) ;;
+      pulled) pulled+=("$3") ;;
+      *)
+        export "$1=mlcicd-stand-in-$2:$TAG"
+        host .ci/stand_in_image.sh "$2" "mlcicd-stand-in-$2:$TAG" >/dev/null || return
+        made+=("$2")
+        ;;
+    esac
     shift 3
   done
   [ ${#made[@]} = 0 ] || outcome="passed, with stand-ins: ${made[*]}"
@@ -97,8 +99,8 @@ step "base images" images BASE python "${BASE:-python:3.11-slim-bookworm}" \
 export BASE
 step "build pipeline and serving" host make --no-print-directory images BUILD_ARGS="--network host"
 step "tests" isolated "$bin/pytest" -m docker -p no:cacheprovider --durations=8 mlcicd_assets_tests/docker
-for image in "$MLCICD_PIPELINE_IMAGE" "$MLCICD_SERVING_IMAGE"; do
-  size=$(isolated docker image inspect --format '{{.Size}}' "$image")
+while read -r size image; do
   rows+=("$(printf '%-28s %7s  %d MB unpacked' "$image" "" $((size / 1000000)))")
-done
+done < <(isolated docker image inspect --format '{{.Size}} {{index .RepoTags 0}}' \
+  "$MLCICD_PIPELINE_IMAGE" "$MLCICD_SERVING_IMAGE")
 step "nothing left behind" nothing_left
