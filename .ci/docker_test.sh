@@ -66,10 +66,14 @@ inventory() {
     docker image ls --format "image {{.Repository}}:{{.Tag}}"' | sort
 }
 
+forget_images() {
+  isolated bash -c 'docker image rm $(docker image ls --format "{{.Repository}}:{{.Tag}}" |
+    grep ":$TAG\$") "$@" >/dev/null' "$0" "${pulled[@]}"
+}
+
 nothing_left() {
   local after
-  isolated bash -c 'docker image rm $(docker image ls --format "{{.Repository}}:{{.Tag}}" |
-    grep ":$TAG\$") "$@" >/dev/null' "$0" "${pulled[@]}" || return
+  forget_images || return
   after=$(inventory)
   diff <(echo "$before") <(echo "$after") || return
   outcome="passed: $(echo "$after" | cut -d' ' -f1 | sort | uniq -c | awk '{printf "%s%d %ss", c, $1, $2; c=", "}') before and after"
@@ -82,6 +86,7 @@ remove() {
 
 finish() {
   local status=$?
+  [ $status = 0 ] || forget_images || true
   remove
   echo
   printf '%-28s %7s  %s\n' step seconds outcome
