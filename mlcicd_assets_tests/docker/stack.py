@@ -5,6 +5,7 @@ Tests look at them from outside: shared folder, ledger, Dagster's storage, the e
 
 import json
 import os
+import socket
 import time
 import uuid
 from collections.abc import Callable
@@ -96,6 +97,7 @@ class Stack:
             DAGSTER_CURRENT_IMAGE=image_of_runs,
             DAGSTER_CONTAINER_CONTEXT=json.dumps(context),
         )
+        wait(lambda: listens(self.address("code"), 4000), "the code location to listen")
 
     def start_daemon(self, **environment: str) -> None:
         """Start the daemon, which alone may use the engine, beside what needs it in its runs."""
@@ -187,7 +189,7 @@ SHIPPED: Final = ("dagster.yaml", "workspace.yaml")
 
 
 def wait(
-    ask: Callable[[], Any], what: str, explain: Callable[[], str] = str, *, seconds: float = 150
+    ask: Callable[[], Any], what: str, explain: Callable[[], str] = str, *, seconds: float = 300
 ) -> Any:
     """Ask until the answer is true; return it."""
     deadline = time.monotonic() + seconds
@@ -195,6 +197,12 @@ def wait(
         assert time.monotonic() < deadline, f"waited in vain for {what}\n{explain()}"
         time.sleep(0.2)
     return answer
+
+
+def listens(host: str, port: int) -> bool:
+    with socket.socket() as asking:
+        asking.settimeout(2)
+        return asking.connect_ex((host, port)) == 0
 
 
 def answers(url: str) -> bool:
@@ -208,6 +216,6 @@ def answers(url: str) -> bool:
 def events(instance: DagsterInstance, run_id: str) -> str:
     """All that the events of a run say."""
     return "\n".join(
-        f"{entry.user_message} {entry.dagster_event and entry.dagster_event.event_specific_data}"
+        f"{entry.message} {entry.dagster_event and entry.dagster_event.event_specific_data}"
         for entry in instance.all_logs(run_id)
     )

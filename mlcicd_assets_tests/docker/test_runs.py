@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from dagster import DagsterInstance
 
 from mlcicd_assets.io.ledger_tables import trained
-from mlcicd_assets.orchestration.reconcile import PROCESS_TAG
+from mlcicd_assets.orchestration.reconcile import PROCESS_TAG, SENSOR_TAG
 from mlcicd_assets_tests.docker.conftest import PIPELINE
 from mlcicd_assets_tests.docker.stack import JOB, RUN_LABEL, Stack, events, wait
 from mlcicd_assets_tests.small_model import DAYS, MODEL, deliver_days
@@ -77,7 +77,7 @@ def test_in_process_as_a_run_and_as_steps_it_is_the_same(
 ) -> None:
     began = [time.monotonic()]
     words = ["dagster", "job", "execute", "-m", "mlcicd_assets.definitions", "-j", JOB]
-    code = stack.pipeline("in-process", *words).wait(timeout=150)["StatusCode"]
+    code = stack.pipeline("in-process", *words).wait(timeout=300)["StatusCode"]
     assert code == 0, stack.said("in-process")
     began.append(time.monotonic())
     stack.start_daemon()
@@ -116,15 +116,17 @@ def test_a_killed_run_is_noticed_and_its_retry_loses_and_doubles_nothing(
     before = stack.outcomes()
     rows = deliver(stack.home, DAYS + 2)
     stack.give_away()
-    run = wait(lambda: working(instance), "the sensor to start a run")
+    started = {"tags": {SENSOR_TAG: "new_data"}, "statuses": [dg.DagsterRunStatus.STARTED]}
+    run = wait(lambda: find(instance, **started), "the sensor to start a run")
     wait(lambda: "training Hist" in events(instance, run.run_id), "its training")
     (container,) = stack.containers(label=f"dagster/run_id={run.run_id}")
     container.kill("SIGKILL")
     killed = time.monotonic()
     assert stack.ended(instance, run.run_id).status.value == "FAILURE"
     print(f"\nkilled run noticed after {time.monotonic() - killed:.0f} s")
-    assert 'ExitCode": 137' in events(instance, run.run_id)
-    retry = wait(lambda: retry_of(instance, run.run_id), "the retry")
+    assert '"ExitCode": 137' in events(instance, run.run_id)
+    retries = {"tags": {"dagster/parent_run_id": run.run_id}}
+    retry = wait(lambda: find(instance, **retries), "the retry")
     ended = stack.ended(instance, retry.run_id)
     assert ended.status.value == "SUCCESS", events(instance, retry.run_id)
     print(f"decided after {time.monotonic() - killed:.0f} s")
@@ -161,11 +163,5 @@ def test_ended_containers_go_by_label_and_age(stack: Stack) -> None:
     assert len(stack.containers()) == others
 
 
-def working(instance: DagsterInstance) -> dg.DagsterRun | None:
-    statuses = [dg.DagsterRunStatus.STARTED]
-    return next(iter(instance.get_runs(dg.RunsFilter(statuses=statuses))), None)
-
-
-def retry_of(instance: DagsterInstance, run_id: str) -> dg.DagsterRun | None:
-    tags = {"dagster/parent_run_id": run_id}
-    return next(iter(instance.get_runs(dg.RunsFilter(tags=tags))), None)
+def find(instance: DagsterInstance, **filters: Any) -> dg.DagsterRun | None:
+    return next(iter(instance.get_runs(dg.RunsFilter(**filters))), None)
