@@ -104,7 +104,7 @@ else # a killed run leaves it: with_engine.sh sweeps folders of this name that n
   flock 7
 fi
 export MLCICD_ENGINE_ROOT=$work/root TAG=docker-test
-export MLCICD_PIPELINE_IMAGE=mlcicd-pipeline:$TAG MLCICD_SERVING_IMAGE=mlcicd-serving:$TAG
+export TEST_PIPELINE_IMAGE=mlcicd-pipeline:$TAG TEST_SERVING_IMAGE=mlcicd-serving:$TAG
 trap remove EXIT
 
 status=0
@@ -116,12 +116,12 @@ trap finish EXIT
 step "lint deploy/Dockerfile" "$bin/hadolint" deploy/Dockerfile
 step "pip-audit of the locks" audit
 step "base images" images BASE python "${BASE:-python:3.11-slim-bookworm}" \
-  MLCICD_POSTGRES_IMAGE postgres postgres:15 MLCICD_REGISTRY_IMAGE registry registry:2
+  TEST_POSTGRES_IMAGE postgres postgres:15 TEST_REGISTRY_IMAGE registry registry:2
 export BASE
 step "build pipeline and serving" host make --no-print-directory images BUILD_ARGS="--network host"
 step "tests" isolated "$bin/pytest" -m docker -p no:cacheprovider --durations=8 mlcicd_assets_tests/docker
 while read -r size image; do
   rows+=("$(printf '%-28s %7s  %d MB unpacked' "$image" "" $((size / 1000000)))")
 done < <(isolated docker image inspect --format '{{.Size}} {{index .RepoTags 0}}' \
-  "$MLCICD_PIPELINE_IMAGE" "$MLCICD_SERVING_IMAGE")
+  "$TEST_PIPELINE_IMAGE" "$TEST_SERVING_IMAGE")
 step "nothing left behind" nothing_left

@@ -55,14 +55,14 @@ def reconcile(instance: dg.DagsterInstance, *, quick: bool = False) -> None:
     if quick and not marks:
         return
     records = instance.get_run_records(dg.RunsFilter(statuses=_STARTED))
-    # A container outlives what launched it; whoever can look at it is Dagster's run monitoring.
-    is_watched = instance.run_launcher.supports_check_run_worker_health
     for record in records:
         run, silent = record.dagster_run, time.time() - record.update_timestamp.timestamp()
         process, _, noted_for = run.tags.get(PROCESS_TAG, "").rpartition(" ")
         if noted_for != run.run_id:
-            is_lost = silent > SILENT_SECONDS and not is_watched
-            process = run.tags.get(LAUNCHER_TAG, "") if is_lost else ""
+            process = run.tags.get(LAUNCHER_TAG, "") if silent > SILENT_SECONDS else ""
+            # A container outlives what launched it, and Dagster's run monitoring looks at it.
+            if process and instance.run_launcher.supports_check_run_worker_health:
+                continue
         if not process or not _is_gone(process):
             continue
         run = instance.get_run_by_id(run.run_id)  # it may have ended since

@@ -12,9 +12,9 @@ import pytest
 from docker.models.containers import Container
 
 # Read here: every test starts with an environment of its own.
-PIPELINE: Final = os.environ.get("MLCICD_PIPELINE_IMAGE", "mlcicd-pipeline:latest")
-SERVING: Final = os.environ.get("MLCICD_SERVING_IMAGE", "mlcicd-serving:latest")
-REGISTRY: Final = os.environ.get("MLCICD_REGISTRY_IMAGE", "registry:2")
+PIPELINE: Final = os.environ.get("TEST_PIPELINE_IMAGE", "mlcicd-pipeline:latest")
+SERVING: Final = os.environ.get("TEST_SERVING_IMAGE", "mlcicd-serving:latest")
+REGISTRY: Final = os.environ.get("TEST_REGISTRY_IMAGE", "registry:2")
 REQUIRED: Final = bool(os.environ.get("MLCICD_REQUIRE_DOCKER"))
 LABEL: Final = "io.mlcicd.test"
 HARDENED: Final[dict[str, Any]] = {
