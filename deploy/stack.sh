@@ -92,9 +92,9 @@ deliver() { # DAYS: and wait until the sensor has had them decided
   mlcicd status card_fraud
 }
 
+secrets
 case "${1:-}" in
   up)
-    secrets
     compose up --detach postgres registry
     push
     compose up --detach
@@ -103,7 +103,6 @@ case "${1:-}" in
     ;;
   day) deliver "$(($(compose exec -T code sh -c 'ls /data/landing/card_transactions | wc -l') + 1))" ;;
   down)
-    secrets
     compose down --volumes --timeout 60
     docker ps --all --quiet --filter "volume=${STACK}_data" | xargs --no-run-if-empty docker rm --force --volumes
     docker image ls --quiet "127.0.0.1:$REGISTRY_PORT/mlcicd-serving" | sort -u | xargs --no-run-if-empty docker rmi --force
