@@ -13,7 +13,8 @@ stage=$(mktemp -d)
 files=$(mktemp)
 trap 'rm -rf "$stage" "$files"' EXIT
 
-mkdir -p "$stage"/{etc,usr/local/bin,var/lib,run}
+mkdir -p "$stage"/{dev,etc,opt,proc,run,sys,usr/local/bin,var/lib}
+touch "$stage"/etc/{hosts,resolv.conf} # where a build mounts its own
 mkdir -m 1777 "$stage/tmp"
 for folder in bin sbin lib lib64; do # a list of dpkg knows nothing of the merged /usr
   ln -s "usr/$folder" "$stage/$folder"
