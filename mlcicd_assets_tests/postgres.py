@@ -15,6 +15,8 @@ from typing import Any, Final
 import pytest
 import sqlalchemy as sa
 
+# Read here: every test starts with an environment of its own.
+REQUIRED: Final = bool(os.environ.get("MLCICD_REQUIRE_POSTGRES"))
 NOBODY: Final = 65534  # PostgreSQL refuses to be root
 PASSWORD: Final = "never-shown-4711"  # noqa: S105 - nobody asks for it; it may turn up nowhere
 
@@ -77,5 +79,5 @@ def _program(name: str) -> str:
     found = shutil.which(name) or (str(debian[-1]) if debian else None)
     if found is None:
         told = f"'{name}' is missing: install PostgreSQL (apt-get install postgresql-15)"
-        (pytest.fail if os.environ.get("MLCICD_REQUIRE_POSTGRES") else pytest.skip)(told)
+        (pytest.fail if REQUIRED else pytest.skip)(told)
     return found

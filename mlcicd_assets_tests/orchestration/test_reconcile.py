@@ -98,6 +98,7 @@ def test_the_start_of_a_run_ends_it_too_and_notes_its_own_process(
 def test_a_run_that_may_be_alive_is_left_alone(home: Path, dead: str) -> None:
     host, pids, boot, pid, started = this_process().split(" ")
     *_, dead_pid, dead_start = dead.split(" ")
+    assert pids == str(Path("/proc/self/ns/pid").readlink())
     with DagsterInstance.ephemeral() as instance:
         alive = [
             start(instance, **{PROCESS_TAG: this_process()}),
