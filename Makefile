@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export DAGSTER_DISABLE_TELEMETRY := 1
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: run test check ui serve stop selftest prove clean setup lock images sbom docker-test
+.PHONY: run test check ui serve stop selftest prove clean setup lock images sbom docker-test stack stack-down
 
 run: $(READY)  ## Set up, simulate, run the main job, end with a scored request
 	@$(BIN)/mlcicd simulate --days $(DAYS)
@@ -90,6 +90,12 @@ sbom: $(READY)  ## What the images hold, as CycloneDX in dist/
 	@for image in pipeline serving; do \
 	  $(BIN)/cyclonedx-py requirements deploy/$$image.lock --output-file dist/$$image.cdx.json; \
 	done
+
+stack: images  ## All of it on the Docker engine, until the sensor has released a version
+	@deploy/stack.sh up
+
+stack-down:  ## Remove the stack and all that it made
+	@deploy/stack.sh down
 
 docker-test: $(READY)  ## Build both images and test them on a Docker engine
 	@.ci/docker_test.sh

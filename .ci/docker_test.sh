@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Build both images, test them beside an engine, and say in one table how that went.
+# DOCKER_TESTS: what to give pytest instead of the tests marked `docker`.
 # BASE names the base image; where it cannot be pulled, a stand-in of this machine's packages serves.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -119,7 +120,8 @@ step "base images" images BASE python "${BASE:-python:3.11-slim-bookworm}" \
   TEST_POSTGRES_IMAGE postgres postgres:15 TEST_REGISTRY_IMAGE registry registry:2
 export BASE
 step "build pipeline and serving" host make --no-print-directory images BUILD_ARGS="--network host"
-step "tests" isolated "$bin/pytest" -m docker -p no:cacheprovider --durations=8 mlcicd_assets_tests/docker
+step "tests" isolated "$bin/pytest" -p no:cacheprovider --durations=8 \
+  ${DOCKER_TESTS:--m docker mlcicd_assets_tests/docker}
 while read -r size image; do
   rows+=("$(printf '%-28s %7s  %d MB unpacked' "$image" "" $((size / 1000000)))")
 done < <(isolated docker image inspect --format '{{.Size}} {{index .RepoTags 0}}' \
