@@ -87,7 +87,7 @@ deliver() { # DAYS: and wait until the sensor has had them decided
       echo "stack: nothing was decided within 600 s; see http://127.0.0.1:$WEBSERVER_PORT/runs" >&2
       exit 1
     fi
-    sleep 2
+    sleep 10 # a look costs a start of Python
   done
   mlcicd status card_fraud
 }
