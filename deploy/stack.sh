@@ -89,7 +89,7 @@ deliver() { # DAYS: and wait until the sensor has had them decided
     fi
     sleep 10 # a look costs a start of Python
   done
-  mlcicd status card_fraud
+  mlcicd status
 }
 
 secrets
@@ -103,9 +103,13 @@ case "${1:-}" in
     ;;
   day) deliver "$(($(compose exec -T code sh -c 'ls /data/landing/card_transactions | wc -l') + 1))" ;;
   down)
-    compose down --volumes --timeout 60
-    docker ps --all --quiet --filter "volume=${STACK}_data" | xargs --no-run-if-empty docker rm --force --volumes
-    docker image ls --quiet "127.0.0.1:$REGISTRY_PORT/mlcicd-serving" | sort -u | xargs --no-run-if-empty docker rmi --force
+    compose stop --timeout 60 # the server of containers removes its own
+    docker ps --all --quiet --filter "network=$STACK" | xargs --no-run-if-empty docker rm --force --volumes
+    compose down --volumes --remove-orphans
+    # By name: the same image has names that are not ours.
+    docker image ls --digests --format '{{.Repository}}:{{.Tag}} {{.Repository}}@{{.Digest}}' \
+      "127.0.0.1:$REGISTRY_PORT/mlcicd-serving" | tr ' ' '\n' | grep -v '<none>' | sort -u |
+      xargs --no-run-if-empty docker rmi --force >/dev/null
     rm -f "$settings"
     ;;
   compose) compose "${@:2}" ;;
