@@ -43,6 +43,7 @@ class BlueGreen:
     def __init__(self, settings: Settings, model: str, engine: Engine, router: Router) -> None:
         self._settings, self._model = settings, model
         self._engine, self._router = engine, router
+        self._nobody = router.target
         self._live: Running | None = None
         self._kept: list[Running] = engine.running(model)  # of a server before this one
 
@@ -56,6 +57,8 @@ class BlueGreen:
         pointer = read_pointer(root, model)
         wanted = pointer.digest if pointer else None
         is_live = self._live is not None and self._live.digest == wanted
+        if wanted is None:
+            self._withdraw()
         # What failed is not tried again before the next release takes its note away.
         if wanted is not None and not is_live and not noted_failure(root, model, wanted):
             try:
@@ -72,21 +75,27 @@ class BlueGreen:
             self._engine.stop(one)
 
     def _switch(self, digest: str) -> None:
-        kept = [one for one in self._kept if not self._engine.is_gone(one)]
-        known = [one for one in kept if one.digest == digest]
+        known = [one for one in self._kept if one.digest == digest]
+        known = [one for one in known if not self._engine.is_gone(one)]
         green = known[0] if known else self._start(digest)
         blue, self._live = self._live, green
         if known:
             self._engine.drain(green, resume=True)
         self._keep_up()
         LOG.info("%s: bundle %s is live", self._model, digest[:12])
-        for old in self._kept:
-            if old is not green:
-                self._engine.stop(old)
-        self._kept = []
         if blue is not None:
             self._engine.drain(blue)
-            self._kept = [blue]
+        others = [one for one in (blue, *self._kept) if one is not None and one is not green]
+        self._kept = others[:1]
+        for old in others[1:]:
+            self._engine.stop(old)
+
+    def _withdraw(self) -> None:
+        """Nothing is live: as before a first release."""
+        if self._live is not None:
+            self._router.target = self._nobody
+            self._engine.drain(self._live)
+            self._live, self._kept = None, [self._live, *self._kept]
 
     def _start(self, digest: str) -> Running:
         noted = noted_image(self._settings.releases, self._model, digest)

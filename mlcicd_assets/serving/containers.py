@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from mlcicd_assets.ml.errors import ReleaseError
+from mlcicd_assets.ml.errors import ReleaseError, SettingsError
 from mlcicd_assets.serving.router import Address
 from mlcicd_assets.serving.server import DRAIN, DRAIN_SECONDS, RESUME
 
@@ -38,12 +38,22 @@ class Engine:
 
     With `network` containers join it and are asked by their address there; else each publishes a
     port on loopback.
+
+    Raises:
+        SettingsError: no engine answers.
     """
 
     def __init__(self, *, role: str, network: str | None, token: str | None) -> None:
         import docker
+        from docker.errors import DockerException
 
-        self._client: DockerClient = docker.from_env()
+        try:
+            self._client: DockerClient = docker.from_env()
+            self._client.ping()
+        except DockerException as error:
+            raise SettingsError(
+                f"no Docker engine answers ({error}): start one, or correct DOCKER_HOST"
+            ) from error
         self._role, self._network, self._token = role, network, token
 
     def start(self, image: str, model: str, digest: str) -> Running:

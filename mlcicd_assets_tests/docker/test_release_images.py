@@ -12,6 +12,7 @@ import httpx
 import msgspec
 import pytest
 
+from mlcicd_assets.io import smoke
 from mlcicd_assets.io.bundle import Bundle
 from mlcicd_assets.io.endpoint import is_alive, model_status
 from mlcicd_assets.io.images import make_image
@@ -202,6 +203,19 @@ def test_what_is_not_the_ledgers_image_is_refused(scene: Scene) -> None:
     )
     problems, _ = verify(scene.settings, scene.ledger)
     assert [one for one in problems if told in one]
+
+
+def test_a_first_release_that_is_taken_back_leaves_nothing_live(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = bake(scene, 1)
+    monkeypatch.setattr(smoke, "score_rows", lambda *_, **__: bundle.golden_scores + 0.1)
+    with pytest.raises(ReleaseError, match="differ from offline"):
+        scene.deliver(report(bundle, 1))
+    deadline = time.monotonic() + 10
+    while served(scene) is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_without_an_image_nothing_is_released(scene: Scene) -> None:
