@@ -120,7 +120,7 @@ step "base images" images BASE python "${BASE:-python:3.11-slim-bookworm}" \
   TEST_POSTGRES_IMAGE postgres postgres:15 TEST_REGISTRY_IMAGE registry registry:2
 export BASE
 step "build pipeline and serving" host make --no-print-directory images BUILD_ARGS="--network host"
-step "tests" isolated "$bin/pytest" -p no:cacheprovider --durations=8 \
+step "tests" isolated "$bin/pytest" -n 2 --dist loadfile -p no:cacheprovider --durations=8 \
   ${DOCKER_TESTS:--m docker mlcicd_assets_tests/docker}
 while read -r size image; do
   rows+=("$(printf '%-28s %7s  %d MB unpacked' "$image" "" $((size / 1000000)))")

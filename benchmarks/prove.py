@@ -48,7 +48,7 @@ def measure(row: str) -> list[str]:
     tests = ["-m", "pytest", "-q", "-s", "-p", "no:cacheprovider"]
     words = [sys.executable, *([] if ROWS[row].startswith("benchmarks") else tests), ROWS[row]]
     if row == "stack":  # beside an engine, with the images built
-        words = ["env", f"DOCKER_TESTS=-s -m prove {ROWS[row]}", ".ci/docker_test.sh"]
+        words = ["env", f"DOCKER_TESTS=-n 0 -s -m prove {ROWS[row]}", ".ci/docker_test.sh"]
     done = subprocess.run(
         words,
         cwd=ROOT,

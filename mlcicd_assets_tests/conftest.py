@@ -30,7 +30,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show the figures that the tests of .ci/run print, of whichever process."""
     for report in terminalreporter.getreports("passed"):
-        if report.when == "call" and report.capstdout and {"ci", "real_data"} & {*report.keywords}:
+        if (
+            report.when == "call"
+            and report.capstdout
+            and {"ci", "real_data", "docker"} & {*report.keywords}
+        ):
             terminalreporter.write_line(f"{report.nodeid}\n{report.capstdout}")
 
 
