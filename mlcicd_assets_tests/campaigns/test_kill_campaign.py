@@ -189,7 +189,7 @@ def kill_at(system: System, who: str, step: str, rng: np.random.Generator, done:
     else:
         run = system.instance.get_run_by_id(target[0]) if target else None
         mark = run.tags.get(PROCESS_TAG) if run else None
-        for pid in [int(mark.split()[2])] if mark else system.workers():
+        for pid in [int(mark.split()[-3])] if mark else system.workers():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     killed = time.monotonic()
