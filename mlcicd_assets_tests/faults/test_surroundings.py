@@ -84,7 +84,7 @@ class MlflowServer:
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 240
         while "Application startup complete" not in (self.home / "mlflow.log").read_text():
             assert time.monotonic() < deadline, (self.home / "mlflow.log").read_text()
             time.sleep(0.1)

@@ -225,3 +225,12 @@ def test_of_several_labels_a_rate_counts_the_first_that_was_known_after_its_row(
     )
     assert frame["who_label_rate_2d"].to_list() == [None, 1.0]
     assert frame["label"].to_list() == [0, None]
+
+
+@pytest.mark.parametrize("told", [(0, 1), (1, 0)])
+def test_of_two_labels_known_at_once_the_positive_one_counts(told: tuple[int, int]) -> None:
+    frame = compute_features(
+        *make_frames([(5, "a", 1.0), (60, "a", 1.0)], [(0, bad, 6) for bad in told]), make_spec()
+    )
+    assert frame["who_label_rate_2d"].to_list() == [None, 1.0]
+    assert frame["label"].to_list() == [1, None]
