@@ -112,7 +112,7 @@ def replace_days(
 ) -> None:
     """Make `frame` (with its `DAY`) the rows of these days, in one commit that names them.
 
-    Polars writes the files: delta-rs is slower for a partitioned table.
+    Polars writes the files, delta-rs commits them (docs/decisions/0010).
 
     Raises:
         DataError: another writer was faster.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 LAST_NIGHT_HOUR = 6
-ROW = "row number"
+ROW = "row number"  # no name of a column: those have no space
 
 
 def check_features(spec: PipelineSpec) -> None:
@@ -31,7 +31,9 @@ def check_features(spec: PipelineSpec) -> None:
     names = [column.name for column in feature_columns(spec)]
     faults = [f"two features are called '{n}'" for n in sorted({*names}) if names.count(n) > 1]
     faults += [
-        f"'{n}' is reserved" for n in (LABEL, KNOWN_AT, DAY) if n in {*names, *kept_columns(spec)}
+        f"'{n}' is reserved"
+        for n in (LABEL, KNOWN_AT, DAY, ROW)
+        if n in {*names, *kept_columns(spec)}
     ]
     faults += [f"'{n}' is a time" for n in spec.features.columns if types[n] == "timestamp"]
     for windows in spec.features.windows:
@@ -224,8 +226,8 @@ def _told_since(
 ) -> "pl.DataFrame":
     """Add the label of each row that was known first of those known after its time.
 
-    Few rows have one: those are found by number and written into two empty columns, since to join
-    all columns of all rows would cost more than the windows' sums.
+    Few rows have one: those are found by number and written into two empty columns. A join would
+    copy every column of all rows.
     """
     import polars as pl
 

@@ -88,7 +88,7 @@ def window_columns(
             values.view(row)[block.order[block.asked] - skip] = made.view(row)
         for number, (stat, days) in enumerate(asked):
             name = window_name(windows, stat, days)
-            # A count is never NaN, and to look for one costs as much as to copy.
+            # A count is never NaN: none is looked for.
             found[name] = pl.Series(name, values[:, number], nan_to_null=stat != "count")
     return found
 

@@ -19,9 +19,7 @@ from mlcicd_assets_tests.orchestration.ticker import (
     raw_table,
     take_in,
 )
-from mlcicd_assets_tests.small_model import (
-    ledger,
-)
+from mlcicd_assets_tests.small_model import ledger
 
 # What others do to their tables
 

@@ -15,11 +15,7 @@ from mlcicd_assets.io.ingest import ingest
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.ml.values import RawData
 from mlcicd_assets.orchestration.pipeline import build_pipeline
-from mlcicd_assets_tests.small_model import (
-    MODEL,
-    ledger,
-    small_spec,
-)
+from mlcicd_assets_tests.small_model import MODEL, ledger, small_spec
 
 STARTED, FAILURE = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE
 FOREIGN = {"source": {"table": "bank/raw"}, "label__source": {"table": "bank/labels"}}
