@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,14 @@ from mlcicd_assets.io.store import write
 from mlcicd_assets.io.verify import verify
 from mlcicd_assets.ml.errors import RegistryError, ReleaseError
 from mlcicd_assets_tests.docker.conftest import REGISTRY, SERVING
-from mlcicd_assets_tests.io.scene import POLICY, Scene, pass_every_gate, report, roll_back
+from mlcicd_assets_tests.io.scene import (
+    POLICY,
+    Scene,
+    offline,
+    pass_every_gate,
+    report,
+    roll_back,
+)
 from mlcicd_assets_tests.io.tiny import MODEL
 from mlcicd_assets_tests.processes import free_port, running_server
 
@@ -40,14 +47,7 @@ def base(engine: docker.DockerClient) -> Iterator[str]:
     registry = engine.containers.run(REGISTRY, detach=True, ports=ports)
     repository = f"127.0.0.1:{port}/mlcicd-serving"
     try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                httpx.get(f"http://127.0.0.1:{port}/v2/").raise_for_status()
-                break
-            except httpx.HTTPError:
-                assert time.monotonic() < deadline, registry.logs().decode()
-                time.sleep(0.1)
+        await_registry(f"127.0.0.1:{port}")
         yield pushed(engine, repository, "base")
     finally:
         registry.remove(force=True, v=True)
@@ -55,6 +55,17 @@ def base(engine: docker.DockerClient) -> Iterator[str]:
             for name in [*image.tags, *image.attrs["RepoDigests"]]:
                 if name.startswith(repository):
                     engine.images.remove(name, force=True)
+
+
+def await_registry(at: str) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            httpx.get(f"http://{at}/v2/").raise_for_status()
+            return
+        except httpx.HTTPError:
+            assert time.monotonic() < deadline, "the registry did not come up"
+            time.sleep(0.1)
 
 
 def pushed(engine: docker.DockerClient, repository: str, tag: str, **changes: Any) -> str:
@@ -216,6 +227,25 @@ def test_a_first_release_that_is_taken_back_leaves_nothing_live(
     while served(scene) is not None:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("way_back", [roll_back, offline])
+def test_the_way_back_is_the_container_that_was_kept_and_needs_no_registry(
+    scene: Scene, base: str, engine: docker.DockerClient, way_back: Callable[..., Any]
+) -> None:
+    first = release(scene, 1)
+    release(scene, 2, first)
+    labels = {"label": f"io.mlcicd.model={MODEL}"}
+    before = {one.id for one in engine.containers.list(filters=labels)}
+    (registry,) = engine.containers.list(filters={"ancestor": REGISTRY})
+    registry.stop(timeout=1)
+    try:
+        assert way_back(scene) == (1, first.digest)
+    finally:
+        registry.start()
+        await_registry(base.partition("/")[0])
+    assert served(scene) == 1
+    assert {one.id for one in engine.containers.list(filters=labels)} == before
 
 
 def test_without_an_image_nothing_is_released(scene: Scene) -> None:
