@@ -9,6 +9,8 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Mapping
+from functools import partial
+from inspect import unwrap
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
@@ -85,9 +87,24 @@ class _Repository:
 
     def __enter__(self) -> "_Repository":
         from oras.provider import Registry
+        from requests.adapters import HTTPAdapter
+        from urllib3.util import Retry
 
-        self._registry = Registry(insecure=self._insecure)
-        self._registry.auth.load_configs(self._at())
+        registry = self._registry = Registry(insecure=self._insecure)
+        registry.auth.load_configs(self._at())
+        # Its own retries wait for two minutes before they say that nobody answers, or for ever.
+        registry.do_request = partial(unwrap(Registry.do_request), registry)
+        session: Any = registry.session
+        session.request = partial(session.request, timeout=TIMEOUT_SECONDS)
+        again = Retry(
+            3,
+            backoff_factor=0.2,
+            status_forcelist=(500, 502, 503, 504),
+            allowed_methods=None,  # what is named by its digest may be sent twice
+            raise_on_status=False,
+        )
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, HTTPAdapter(max_retries=again))
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
