@@ -5,6 +5,7 @@ Run by .ci/docker_test.sh beside an engine: `make prove ROW=stack`.
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -96,16 +97,15 @@ def test_from_nothing_to_a_release_and_again_without_its_daemon(
         stack("compose", "exec", "-T", "code", "mlcicd", "simulate", "--days", str(SECOND))
         wait(lambda: under_way(engine), "a run of the sensor", seconds=200)
         time.sleep(5)
-        daemon = service(engine, "daemon")
-        daemon.kill()
+        # Not `docker kill`: the engine would leave it so.
+        os.kill(service(engine, "daemon").attrs["State"]["Pid"], signal.SIGKILL)
         killed = time.monotonic()
-        time.sleep(20)
-        daemon.start()
         wait(lambda: len(look()["outcomes"]) > len(first["outcomes"]), "a decision", seconds=500)
         print(f"figure stack_decided_after_kill_seconds {time.monotonic() - killed:.0f} >= 0")
         wait(lambda: not under_way(engine), "the end of the run")
         time.sleep(70)  # two more ticks, which have nothing to do
         found = look()
+        assert service(engine, "daemon").attrs["RestartCount"] == 1
     finally:
         stack("down")
     print(found)
