@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,15 +39,36 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{report.nodeid}\n{report.capstdout}")
 
 
+def _ours() -> set[str]:
+    """Names of what our settings and their libraries read."""
+    ours = ("MLCICD_", "MLFLOW_", "DAGSTER_", "AWS_")
+    return {name for name in os.environ if name.startswith(ours) and "REAL_DATA" not in name}
+
+
+@contextmanager
+def _environment_of_its_own() -> Generator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _ours():
+            patch.delenv(name)
+        yield patch
+        for name in _ours():  # MLflow leaves its address there
+            os.environ.pop(name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _clean_module() -> Iterator[None]:
+    with _environment_of_its_own():
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith(("MLCICD_", "MLFLOW_", "DAGSTER_", "AWS_")) and "REAL_DATA" not in name:
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # it waits seconds between them
-    # Seven processes of a server that nobody here asks for anything.
-    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+def _clean_environment() -> Iterator[None]:
+    with _environment_of_its_own() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # it waits seconds between them
+        # Seven processes of a server that nobody here asks for anything.
+        patch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+        yield
 
 
 @pytest.fixture(autouse=True)
