@@ -14,6 +14,7 @@ unexport DAGSTER_HOME
 # Hundreds of processes would compile all that they import.
 unexport PYTHONDONTWRITEBYTECODE
 export DAGSTER_DISABLE_TELEMETRY := 1
+export MLFLOW_DISABLE_TELEMETRY := true
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 .PHONY: run test check ui serve stop selftest prove clean setup lock images sbom docker-test stack stack-down

@@ -78,9 +78,14 @@ decided() { # how many outcomes the ledger has
 }
 
 deliver() { # DAYS: and wait until the sensor has had them decided
-  local before deadline=$((SECONDS + 600))
+  local before told deadline=$((SECONDS + 600))
   before=$(decided)
-  mlcicd simulate --days "$1"
+  told=$(mlcicd simulate --days "$1")
+  echo "$told"
+  if [ "$before" -gt 0 ] && [[ $told == *"(0 new files)"* ]]; then
+    mlcicd status
+    return
+  fi
   echo "waiting for the sensor; look on at http://127.0.0.1:$WEBSERVER_PORT"
   until [ "$(decided)" -gt "$before" ]; do
     if [ $SECONDS -gt $deadline ]; then
@@ -106,10 +111,10 @@ case "${1:-}" in
     compose stop --timeout 60 # the server of containers removes its own
     docker ps --all --quiet --filter "network=$STACK" | xargs --no-run-if-empty docker rm --force --volumes
     compose down --volumes --remove-orphans
-    # By name: the same image has names that are not ours.
+    # By name: the same image has names that are not ours. With its last name a digest goes, too.
     docker image ls --digests --format '{{.Repository}}:{{.Tag}} {{.Repository}}@{{.Digest}}' \
       "127.0.0.1:$REGISTRY_PORT/mlcicd-serving" | tr ' ' '\n' | grep -v '<none>' | sort -u |
-      xargs --no-run-if-empty docker rmi --force >/dev/null
+      xargs --no-run-if-empty docker rmi --force 2>&1 >/dev/null | grep -v 'No such image' >&2 || true
     rm -f "$settings"
     ;;
   compose) compose "${@:2}" ;;
