@@ -14,7 +14,7 @@ pytestmark = pytest.mark.ci
 def test_a_history_trains_exactly_its_distinct_frames(
     seed: int, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    works = live_through(home, seed, monkeypatch, commits=50)
+    works = live_through(home, seed, monkeypatch, commits=40)
     assert judge(works) == (0, 0, 0)
     ours = len(works.trained)
     print(f"\n{dict(works.plant.done)}\nruns {dict(works.runs)}, trainings {ours}")
