@@ -93,7 +93,7 @@ def test_from_nothing_to_a_release_and_again_without_its_daemon(
     try:
         stack("up", str(FIRST))
         first = look()
-        print(f"figure stack_first_release_seconds {time.monotonic() - began:.0f} >= 0")
+        print(f"\nfigure stack_first_release_seconds {time.monotonic() - began:.0f} >= 0")
         stack("up", str(FIRST))  # again: there is nothing to do, and nothing to wait for
         assert look() == first
         stack("compose", "exec", "-T", "code", "mlcicd", "simulate", "--days", str(SECOND))
