@@ -25,7 +25,7 @@ from mlcicd_assets.io.registry_client import split
 from mlcicd_assets.io.releases import failure_note, noted_failure, noted_image, read_pointer
 from mlcicd_assets.io.settings import Settings
 from mlcicd_assets.io.smoke import check_scores
-from mlcicd_assets.io.store import poll_seconds, write
+from mlcicd_assets.io.store import poll_seconds, remove, write
 from mlcicd_assets.ml.errors import MlcicdError, ReleaseError, SettingsError
 from mlcicd_assets.serving.app import App
 from mlcicd_assets.serving.containers import Engine, Running
@@ -59,14 +59,15 @@ class BlueGreen:
         is_live = self._live is not None and self._live.digest == wanted
         if wanted is None:
             self._withdraw()
-        # What failed is not tried again before the next release takes its note away.
-        if wanted is not None and not is_live and not noted_failure(root, model, wanted):
+        elif not is_live and (self._live is None or not noted_failure(root, model, wanted)):
+            # Beside a live one what failed waits for the next release; else it is tried again.
             try:
                 self._switch(wanted)
             except MlcicdError as error:
                 told = msgspec.json.encode({"load_error": str(error)})
                 write(failure_note(root, model, wanted), told)
                 raise
+            remove(failure_note(root, model, wanted))
         self._keep_up()
 
     def stop(self) -> None:

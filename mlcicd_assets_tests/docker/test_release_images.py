@@ -18,8 +18,8 @@ from mlcicd_assets.io import smoke
 from mlcicd_assets.io.bundle import Bundle
 from mlcicd_assets.io.endpoint import is_alive, model_status
 from mlcicd_assets.io.images import make_image
-from mlcicd_assets.io.releases import image_note, noted_image, read_pointer
-from mlcicd_assets.io.store import write
+from mlcicd_assets.io.releases import failure_note, image_note, noted_image, read_pointer
+from mlcicd_assets.io.store import read, write
 from mlcicd_assets.io.verify import verify
 from mlcicd_assets.ml.errors import RegistryError, ReleaseError
 from mlcicd_assets_tests.docker.conftest import REGISTRY, SERVING
@@ -333,3 +333,24 @@ def test_nothing_stays_when_the_server_ends(
             (after,) = engine.containers.list(filters=labels)
             assert after.id == before.id  # found again, not started anew
     assert engine.containers.list(all=True, filters=labels) == []
+
+
+def test_what_was_live_is_tried_again_until_it_comes_up(
+    home: Path, base: str, engine: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a start of the machine the first try may fail, by a registry that is not up yet."""
+    url = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("MLCICD_ENDPOINTS", f"{MODEL}={url}")
+    monkeypatch.setenv("MLCICD_TOKEN", TOKEN)
+    monkeypatch.setenv("MLCICD_SERVING_IMAGE", base)
+    scene = Scene(url)
+    with running_server(url, home, "--containers"):
+        bundle = release(scene, 1)
+    note = failure_note(scene.settings.releases, MODEL, bundle.digest)
+    write(note, msgspec.json.encode({"load_error": "the registry was not up"}))
+    with running_server(url, home, "--containers"):
+        deadline = time.monotonic() + 30
+        while served(scene) != 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert read(note) is None
